@@ -1,0 +1,1 @@
+"""What authors and the continuous integration use; no notebook imports it."""

@@ -1,0 +1,1 @@
+"""Reference answers, one module a day: real library code that later days import."""
