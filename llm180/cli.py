@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         if reconfigure:  # titles are in Chinese too; a terminal that cannot show them gets a ?
             reconfigure(errors="replace")
     try:
-        return int(app(arguments or ["--help"], prog_name="llm180", standalone_mode=False) or 0)
+        status = int(app(arguments or ["--help"], prog_name="llm180", standalone_mode=False) or 0)
+        return _fail("Interrupted.", 130) if status == 130 else status  # Ctrl-C, as newer parsers tell it
     except CommandError as error:
         return _fail(str(error), error.status)
     except KeyboardInterrupt:
@@ -231,7 +232,8 @@ def start_jupyterlab(path: Path, *, browser: bool = True) -> int:
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CommandError(f"JupyterLab is not installed; run `{pip_install('jupyterlab')}`.")
-    command = [sys.executable, "-m", "jupyterlab", path.name, f"--ServerApp.root_dir={path.parent}"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={path.parent}"]
+    command.append(f"--LabApp.default_url=/lab/tree/{path.name}")
     if not browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -244,13 +246,15 @@ def start_jupyterlab(path: Path, *, browser: bool = True) -> int:
 
 
 def _foreground(command: list[str], folder: Path) -> int:
-    """Run a program that handles Ctrl-C itself; its exit status."""
+    """Run a program that handles Ctrl-C itself, and ends when this one is told to; its exit status."""
     process = subprocess.Popen(command, cwd=folder)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, end)
 
 
 @app.command()
@@ -400,6 +404,7 @@ async def _execute(notebook: Any, folder: Path, report: Path, limit: int) -> lis
         km=manager,
         timeout=limit + 10,
         startup_timeout=120,
+        shutdown_kernel="immediate",  # it has nothing left to save
         allow_errors=True,
         resources={"metadata": {"path": str(folder)}},
     )
@@ -444,7 +449,9 @@ async def _execute(notebook: Any, folder: Path, report: Path, limit: int) -> lis
         client.on_cell_executed = end
         environment = os.environ | {"LLM180_MODE": "learn", "LLM180_REPORT": str(report)}
         try:
-            await client.async_execute(env=environment, cleanup_kc=True)
+            await client.async_execute(
+                env=environment, cleanup_kc=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         except DeadKernelError:
             if not interrupted:
                 number = code.index(current) + 1 if current in code else 1

@@ -60,8 +60,9 @@ class Check:
 
     @property
     def claim(self) -> str:
-        """The first line of its docstring: what is right, in the page's terms."""
-        return (inspect.getdoc(self.function) or self.name.replace("_", " ")).split("\n")[0]
+        """The first paragraph of its docstring: what is right, in the page's terms."""
+        told = (inspect.getdoc(self.function) or self.name.replace("_", " ")).split("\n\n")[0]
+        return " ".join(told.split())
 
 
 @dataclass
@@ -151,9 +152,7 @@ class Page:
         return module
 
     def _reference_source(self, name: str) -> str:
-        text = self.lesson.solution_path.read_text(encoding="utf-8")
-        begin, end = mistakes.segment(text, name)
-        return text[begin:end]
+        return mistakes.answer_source(self.lesson.solution_path.read_text(encoding="utf-8"), name)
 
     # --- checks --------------------------------------------------------------------
 
@@ -430,7 +429,10 @@ class Page:
         else:
             shown, head = list(exercise.hints), f"**All {total} hints**\n\n"
         more = "" if step < total else f'\n\n`day.solution("{name}")` shows the reference.'
-        _show_markdown(head + "\n\n".join(shown) + more)
+        from llm180 import notebooks
+
+        plain = [notebooks.plain_markdown(self.lesson, text) for text in shown]
+        _show_markdown(head + "\n\n".join(plain) + more)
 
     def solution(self, name: str, confirm: bool = False) -> None:
         """Show the reference's source, after a confirmation (``confirm=True`` is one)."""
@@ -448,7 +450,7 @@ class Page:
             return
         if not self.solved and self.progress:
             self.progress.record_help(day=self.lesson.key, exercise=name, kind="solution", step=1)
-        _show_markdown(f"```python\n{self._reference_source(name).rstrip()}\n```")
+        _show_markdown(f"```python\n{self._reference_source(name)}\n```")
 
     # --- figures ---------------------------------------------------------------------
 

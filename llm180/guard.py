@@ -14,6 +14,7 @@ import builtins
 import contextlib
 import ctypes
 import importlib
+import inspect
 import io
 import itertools
 import os
@@ -101,13 +102,32 @@ def remember() -> None:
             _pristine[name] = (owner, kept)
 
 
+def _is_the_librarys(owner: str, attribute: str, value: Any) -> bool:
+    """True for a version of its own function that a library put in place itself.
+
+    The first optimizer, say, loads torch's compiler, which wraps ``torch.manual_seed``.
+    """
+    package = sys.modules[owner.split(".")[0]]
+    code = getattr(inspect.unwrap(value) if callable(value) else None, "__code__", None)
+    home = os.path.dirname(getattr(package, "__file__", None) or "?")
+    return (
+        code is not None
+        and getattr(value, "__name__", "") == attribute
+        and value.__code__.co_filename.startswith(home + os.sep)
+        and code.co_filename.startswith(home + os.sep)
+    )
+
+
 def put_back() -> list[str]:
     """Restore every remembered function that was replaced; the names of those."""
     replaced = []
     for name, (owner, kept) in _pristine.items():
         current = vars(owner)
         for attribute, value in kept.items():
-            if current.get(attribute) is not value:
+            now = current.get(attribute)
+            if now is not value and _is_the_librarys(name, attribute, now):
+                kept[attribute] = now
+            elif now is not value:
                 with contextlib.suppress(Exception):
                     setattr(owner, attribute, value)
                     replaced.append(f"{name}.{attribute}")

@@ -15,9 +15,12 @@ changed version too. The same holds for the mutants of ``llm180 strength``.
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import linecache
+import re
 import sys
+import tokenize
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +85,27 @@ def segment(source: str, name: str) -> tuple[int, int]:
     raise MistakeError(f"the module defines no {name}")
 
 
+def without_marks(source: str) -> str:
+    """The text without the remarks on equivalent mutants (``# equivalent ...``), which are for authors."""
+    lines = source.split("\n")
+    goes_on = -1  # the row after a mark that had a line of its own: a comment there belongs to it
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        row, column = token.start
+        alone = not token.line[:column].strip()
+        if re.match(r"#\s*equivalent(:| `)", token.string) or (alone and row == goes_on):
+            lines[row - 1] = lines[row - 1][:column].rstrip() or "\0"
+            goes_on = row + 1 if alone else -1
+    return "\n".join(line for line in lines if line != "\0")
+
+
+def answer_source(source: str, name: str) -> str:
+    """The text of one answer as a reader sees it: decorators included, authors' marks left out."""
+    begin, end = segment(source, name)
+    return without_marks(source[begin:end].rstrip() + "\n").rstrip()
+
+
 def _without_listings(source: str) -> str:
     """The module's text with every ``known_mistakes(...)`` call blanked, lines kept."""
     lines = source.split("\n")
@@ -94,7 +118,7 @@ def _without_listings(source: str) -> str:
 
 def variants(path: Path, exercise: str, entries: list[tuple[str, str, str]]) -> list[Variant]:
     """The modules that make each listed mistake of ``exercise``."""
-    source = _without_listings(path.read_text(encoding="utf-8"))
+    source = without_marks(_without_listings(path.read_text(encoding="utf-8")))
     begin, end = segment(source, exercise)
     made = []
     for old, new, why in entries:

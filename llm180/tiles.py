@@ -20,10 +20,13 @@ Only what the labs use of Triton's language is here.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import inspect
 import itertools
+import linecache
 import os
+import textwrap
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -107,19 +110,26 @@ def _jit(kernel: Callable[..., None]) -> Any:
         import triton
         import triton.language
 
-        _compiled[code] = triton.jit(_bound(kernel, triton.language, vars(builtins)))
+        source, scope = _for_triton(kernel), {"tl": triton.language, "__name__": kernel.__module__}
+        filename = f"<{kernel.__name__} for Triton, {len(_compiled)}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        exec(compile(source, filename, "exec"), scope)
+        _compiled[code] = triton.jit(scope[kernel.__name__])
     return _compiled[code]
 
 
-def _bound(kernel: Callable[..., None], language: Any, names: dict[str, Any]) -> types.FunctionType:
-    """The function with ``tl`` meaning ``language`` and no other name of its module."""
-    scope = {"tl": language, "__builtins__": names, "__name__": kernel.__module__}
-    bound = types.FunctionType(kernel.__code__, scope, kernel.__name__, kernel.__defaults__, kernel.__closure__)
-    bound.__kwdefaults__ = kernel.__kwdefaults__
-    # Triton would read a type from any other annotation.
-    bound.__annotations__ = {k: language.constexpr for k, v in kernel.__annotations__.items() if "constexpr" in str(v)}
-    bound.__qualname__, bound.__module__ = kernel.__qualname__, kernel.__module__
-    return bound
+def _for_triton(kernel: Callable[..., None]) -> str:
+    """The kernel's source without what Triton does not know: decorators, its docstring, types of arguments."""
+    node = ast.parse(textwrap.dedent(inspect.getsource(kernel))).body[0]
+    if not isinstance(node, ast.FunctionDef):
+        raise KernelError("a kernel is a function made by def")
+    node.decorator_list, node.returns = [], None
+    for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+        if argument.annotation is not None and not ast.unparse(argument.annotation).endswith("constexpr"):
+            argument.annotation = None
+    if ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(node) + "\n"
 
 
 # --- in Python ---------------------------------------------------------------------
@@ -200,7 +210,9 @@ def _current() -> _Machine:
 def _run(kernel: Callable[..., None], grid: tuple[int, ...], arguments: tuple[Any, ...], meta: dict[str, Any]) -> Launch:
     global _machine
     meta = {k: v for k, v in meta.items() if k not in ("num_warps", "num_stages")}
-    program = _bound(kernel, tl, _BUILTINS)
+    scope = {"tl": tl, "__builtins__": _BUILTINS}
+    program = types.FunctionType(kernel.__code__, scope, kernel.__name__, kernel.__defaults__, kernel.__closure__)
+    program.__kwdefaults__ = kernel.__kwdefaults__
     machine = _Machine(grid)
     values = [_Pointer(machine.buffer(a), 0) if isinstance(a, Tensor) else a for a in arguments]
     before, _machine = _machine, machine
@@ -232,6 +244,10 @@ class _Pointer:
         return _Pointer(self.buffer, self.offset + by)
 
     __radd__ = __add__
+
+    def __sub__(self, by: Any) -> _Pointer:
+        return self + -by
+
     __array_ufunc__ = None  # block + pointer comes here
 
 

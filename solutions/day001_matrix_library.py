@@ -1,9 +1,9 @@
-"""Day 1: a matrix as a view on a flat buffer, a blocked product, and a two-operand einsum."""
+"""Day 1: a matrix as a view on a flat buffer, a blocked product, and an einsum."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -14,15 +14,20 @@ from llm180 import known_mistakes
 class Matrix:
     """An ``(m, n)`` matrix of float64: a view on a flat buffer.
 
-    Entry ``(i, j)`` is ``buffer[offset + i * strides[0] + j * strides[1]]``. Strides
-    count entries, not bytes, and may be zero. Two matrices may share a buffer; no
-    method writes into it.
+    Entry ``(i, j)`` is ``buffer[offset + i * strides[0] + j * strides[1]]``.
+    Strides count entries, not bytes, and may be zero. Two matrices may share a
+    buffer; no method writes into it.
 
-    Source: the strided array of NumPy (Harris et al. 2020, "Array programming with NumPy", fig. 1).
+    Source: the strided array of NumPy (Harris et al. 2020, "Array programming with
+    NumPy", fig. 1).
     """
 
     def __init__(
-        self, buffer: array, shape: tuple[int, int], strides: tuple[int, int] | None = None, offset: int = 0
+        self,
+        buffer: array,
+        shape: tuple[int, int],
+        strides: tuple[int, int] | None = None,
+        offset: int = 0,
     ) -> None:
         """A view on ``buffer``; without ``strides``, row-major: ``(n, 1)``."""
         self.buffer = buffer
@@ -32,9 +37,13 @@ class Matrix:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Iterable[float]]) -> Matrix:
-        """Copy nested rows into a new row-major matrix. Raises ValueError if rows differ in length."""
+        """Copy nested rows into a new row-major matrix.
+
+        Raises ValueError if rows differ in length.
+        """
         rows = [list(row) for row in rows]
-        width = len(rows[0]) if rows else 0  # equivalent `rows[-1]`: rows of unequal length are refused either way
+        # equivalent `rows[-1]`: rows of unequal length are refused either way
+        width = len(rows[0]) if rows else 0
         if any(len(row) != width for row in rows):
             raise ValueError(f"rows differ in length: {[len(row) for row in rows]}")
         return cls(array("d", [x for row in rows for x in row]), (len(rows), width))
@@ -45,22 +54,28 @@ class Matrix:
         return [[self[i, j] for j in range(n)] for i in range(m)]
 
     def __getitem__(self, index: tuple[int, int]) -> float:
-        """Entry ``(i, j)``, counted from 0. Raises IndexError outside ``0 <= i < m``, ``0 <= j < n``."""
+        """Entry ``(i, j)``, counted from 0.
+
+        Raises IndexError outside ``0 <= i < m``, ``0 <= j < n``.
+        """
         i, j = index
         if not (0 <= i < self.shape[0] and 0 <= j < self.shape[1]):
-            raise IndexError(f"index {index} is outside a matrix of shape {self.shape}")
+            raise IndexError(
+                f"index {index} is outside a matrix of shape {self.shape}"
+            )
         return self.buffer[self.offset + i * self.strides[0] + j * self.strides[1]]
 
     @property
     def T(self) -> Matrix:
         """The transpose, ``(n, m)``: a view on the same buffer, in constant time."""
-        return Matrix(self.buffer, self.shape[::-1], self.strides[::-1], self.offset)
+        shape, strides = self.shape[::-1], self.strides[::-1]
+        return Matrix(self.buffer, shape, strides, self.offset)
 
     def broadcast_to(self, shape: tuple[int, int]) -> Matrix:
         """A view of this matrix stretched to ``shape``, in constant time.
 
-        An axis of length 1 is repeated by a stride of 0; any other axis must have the
-        length asked for, else ValueError.
+        An axis of length 1 is repeated by a stride of 0; any other axis must have
+        the length asked for, else ValueError.
         """
         strides = list(self.strides)
         for axis in (0, 1):
@@ -72,41 +87,47 @@ class Matrix:
         return Matrix(self.buffer, shape, (strides[0], strides[1]), self.offset)
 
     def __add__(self, other: Matrix) -> Matrix:
-        """The sum, entry by entry, in a new row-major matrix; axes of length 1 are broadcast.
+        """The sum, entry by entry, in a new row-major matrix.
 
-        Raises ValueError if the shapes do not broadcast.
+        Axes of length 1 are broadcast. Raises ValueError if the shapes do not fit.
         """
-        # equivalent `zip(other.shape, self.shape)`: which side is stretched does not matter to a sum
+        # equivalent `zip(other.shape, self.shape)`: a sum does not care which side
+        # is stretched
         m, n = (b if a == 1 else a for a, b in zip(self.shape, other.shape))
         left, right = self.broadcast_to((m, n)), other.broadcast_to((m, n))
-        return Matrix(array("d", [left[i, j] + right[i, j] for i in range(m) for j in range(n)]), (m, n))
+        entries = (left[i, j] + right[i, j] for i in range(m) for j in range(n))
+        return Matrix(array("d", entries), (m, n))
 
     def __matmul__(self, other: Matrix) -> Matrix:
-        """The product of an ``(m, k)`` and a ``(k, n)`` matrix, in a new row-major ``(m, n)`` matrix.
+        """The product of ``(m, k)`` and ``(k, n)``, in a new row-major ``(m, n)``.
 
         Raises ValueError if the inner lengths differ.
         """
         (m, k), (k2, n) = self.shape, other.shape
         if k != k2:
             raise ValueError(f"inner lengths differ: {self.shape} @ {other.shape}")
-        entries = (sum(self[i, p] * other[p, j] for p in range(k)) for i in range(m) for j in range(n))
+        entries = (
+            sum(self[i, p] * other[p, j] for p in range(k))
+            for i in range(m)
+            for j in range(n)
+        )
         return Matrix(array("d", entries), (m, n))
 
 
 known_mistakes(
     Matrix,
     (
-        "self.shape[::-1], self.strides[::-1], self.offset)",
-        "self.shape[::-1], None, self.offset)",
+        "self.shape[::-1], self.strides[::-1]",
+        "self.shape[::-1], None",
         "the transpose swaps the shape but not the strides, so it reads the same buffer in the same order",
     ),
     (
-        "self.shape[::-1], self.strides[::-1], self.offset)",
-        "self.shape[::-1], self.strides[::-1])",
+        "shape, strides, self.offset)\n",
+        "shape, strides)\n",
         "the view starts at the beginning of the buffer: the offset is lost",
     ),
     (
-        "        return Matrix(self.buffer, self.shape[::-1], self.strides[::-1], self.offset)",
+        "        return Matrix(self.buffer, shape, strides, self.offset)",
         "        return Matrix.from_rows(zip(*self.tolist()))",
         "the transpose copies every entry into a new buffer; a view shares it",
     ),
@@ -126,8 +147,8 @@ known_mistakes(
         "the result has the shape of the left matrix, so only the right one is stretched",
     ),
     (
-        "for p in range(k)) for i",
-        "for p in range(min(m, k))) for i",
+        "other[p, j] for p in range(k))",
+        "other[p, j] for p in range(min(m, k)))",
         "the sum runs over the wrong length: it is the shared inner length k",
     ),
     (
@@ -145,8 +166,8 @@ def matmul_blocked(a: np.ndarray, b: np.ndarray, block: int = 64) -> np.ndarray:
     Parameters
     ----------
     a, b:
-        ``(m, k)`` and ``(k, n)``, any numeric dtype, any strides; no length needs to be a
-        multiple of ``block``. They are left unchanged.
+        ``(m, k)`` and ``(k, n)``, any numeric dtype, any strides; no length needs
+        to be a multiple of ``block``. They are left unchanged.
     block:
         Side of a block, in entries, at least 1.
 
@@ -156,7 +177,8 @@ def matmul_blocked(a: np.ndarray, b: np.ndarray, block: int = 64) -> np.ndarray:
 
     Raises ValueError if the inner lengths differ or ``block`` is below 1.
 
-    Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication", sec. 3.
+    Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
+    Multiplication", sec. 3.
     """
     (m, k), (k2, n) = a.shape, b.shape
     if k != k2:
@@ -169,14 +191,19 @@ def matmul_blocked(a: np.ndarray, b: np.ndarray, block: int = 64) -> np.ndarray:
         for j in range(0, n, block):
             for p in range(0, k, block):
                 out[i : i + block, j : j + block] += (
-                    a[i : i + block, p : p + block] @ b[p : p + block, j : j + block]
+                    a[i : i + block, p : p + block]
+                    @ b[p : p + block, j : j + block]
                 )
     return out
 
 
 known_mistakes(
     matmul_blocked,
-    ("] += (", "] = (", "each block of the inner dimension overwrites the one before; the products add up"),
+    (
+        "] += (",
+        "] = (",
+        "each block of the inner dimension overwrites the one before; the products add up",
+    ),
     (
         "range(0, k, block)",
         "range(0, k - k % block, block)",
@@ -187,9 +214,21 @@ known_mistakes(
         "range(0, m - m % block, block)",
         "the last, incomplete block of rows stays zero",
     ),
-    ("dtype=np.result_type(a, b)", "dtype=float", "the result is always float64, whatever the inputs are"),
-    ("dtype=np.result_type(a, b)", "dtype=a.dtype", "the result takes the left matrix's dtype alone"),
-    ("if k != k2:", "if False:", "inner lengths that differ are not refused; a slice past the end is silently short"),
+    (
+        "dtype=np.result_type(a, b)",
+        "dtype=float",
+        "the result is always float64, whatever the inputs are",
+    ),
+    (
+        "dtype=np.result_type(a, b)",
+        "dtype=a.dtype",
+        "the result takes the left matrix's dtype alone",
+    ),
+    (
+        "if k != k2:",
+        "if False:",
+        "inner lengths that differ are not refused; a slice past the end is silently short",
+    ),
     ("if block < 1:", "if False:", "a block below 1 is not refused"),
 )
 
@@ -200,8 +239,9 @@ def einsum2(spec: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     spec:
-        As ``"ij,jk->ik"``: one letter an axis, each at most once in an operand and in the
-        output; the output is written out. Letters that the output lacks are summed over.
+        As ``"ij,jk->ik"``: one letter an axis, each at most once in an operand and
+        in the output; the output is written out. Letters that the output lacks are
+        summed over.
     a, b:
         One axis per letter of their part of ``spec``.
 
@@ -209,52 +249,64 @@ def einsum2(spec: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     -------
     An array with one axis per letter of the output, in that order.
 
-    Raises ValueError for a spec that is not of this form, a number of axes that differs from
-    the number of letters, a letter with two lengths, or an output letter that no operand has.
+    Raises ValueError for a spec that is not of this form, a number of axes that
+    differs from the number of letters, a letter with two lengths, or an output
+    letter that no operand has.
 
-    Source: NumPy's ``einsum``; the reduction to one batched product as in ``opt_einsum``
-    (Smith and Gray 2018).
+    Source: NumPy's ``einsum``; the reduction to one batched product as in
+    ``opt_einsum`` (Smith and Gray 2018).
     """
     try:
         inputs, out = spec.replace(" ", "").split("->")
         left, right = inputs.split(",")
     except ValueError:
-        raise ValueError(f"expected a spec like 'ij,jk->ik', got {spec!r}") from None
+        raise ValueError(f"a spec reads like 'ij,jk->ik', not {spec!r}") from None
     size: dict[str, int] = {}
     for letters, operand in ((left, a), (right, b)):
-        # equivalent `> operand.ndim` `< operand.ndim`: NumPy's transpose refuses the rest with a ValueError of its own
+        # equivalent `> operand.ndim` `< operand.ndim`: NumPy's transpose refuses
+        # the rest with a ValueError of its own
         if len(letters) != operand.ndim:
             given = f"{len(letters)} letters for {operand.ndim} axes"
             raise ValueError(f"{letters!r} does not fit the operand: {given}")
         for letter, length in zip(letters, operand.shape):
             if size.setdefault(letter, length) != length:
-                raise ValueError(f"axis {letter!r} has two lengths: {size[letter]} and {length}")
+                raise ValueError(
+                    f"axis {letter!r} has two lengths: {size[letter]} and {length}"
+                )
     for letters in (left, right, out):
-        if len(set(letters)) != len(letters):  # equivalent `< len(letters)`: a set is never longer than its list
+        # equivalent `< len(letters)`: a set is never longer than its list
+        if len(set(letters)) != len(letters):
             raise ValueError(f"a letter is repeated in {letters!r}")
     if not set(out) <= set(size):
         raise ValueError(f"the output names an axis that no operand has: {out!r}")
 
     # A letter that one operand alone has, and the output has not, is summed at once.
-    def drop_private(letters: str, operand: np.ndarray, others: str) -> tuple[str, np.ndarray]:
-        private = [axis for axis, letter in enumerate(letters) if letter not in others]
-        return "".join(c for c in letters if c in others), operand.sum(axis=tuple(private))
+    def drop_private(letters: str, operand: np.ndarray, others: str) -> tuple:
+        private = [i for i, letter in enumerate(letters) if letter not in others]
+        kept = "".join(letter for letter in letters if letter in others)
+        return kept, operand.sum(axis=tuple(private))
 
     left, a = drop_private(left, a, right + out)
     right, b = drop_private(right, b, left + out)
     batch = [c for c in left if c in right and c in out]
-    # equivalent `c for c in left if c not in out`: a letter that is left is in the right operand or in the output
+    # equivalent `c for c in left if c not in out`: a letter that is left is in the
+    # right operand or in the output
     inner = [c for c in left if c in right and c not in out]
     rows = [c for c in left if c not in right]
     columns = [c for c in right if c not in left]
 
-    def arrange(letters: str, operand: np.ndarray, groups: Sequence[Sequence[str]]) -> np.ndarray:
+    def arrange(
+        letters: str, operand: np.ndarray, *groups: list[str]
+    ) -> np.ndarray:
         order = [letters.index(c) for group in groups for c in group]
-        return operand.transpose(order).reshape([prod(size[c] for c in group) for group in groups])
+        lengths = [prod(size[c] for c in group) for group in groups]
+        return operand.transpose(order).reshape(lengths)
 
-    product = arrange(left, a, (batch, rows, inner)) @ arrange(right, b, (batch, inner, columns))
+    a = arrange(left, a, batch, rows, inner)
+    b = arrange(right, b, batch, inner, columns)
     letters = [*batch, *rows, *columns]
-    return product.reshape([size[c] for c in letters]).transpose([letters.index(c) for c in out])
+    product = (a @ b).reshape([size[c] for c in letters])
+    return product.transpose([letters.index(c) for c in out])
 
 
 known_mistakes(
@@ -280,8 +332,8 @@ known_mistakes(
         "a letter with two lengths is not refused",
     ),
     (
-        "(batch, inner, columns)",
-        "(batch, columns, inner)",
+        "b, batch, inner, columns)",
+        "b, batch, columns, inner)",
         "the right operand is arranged as (batch, columns, inner): the inner axis must come second",
     ),
     (

@@ -21,9 +21,9 @@ def back_substitute(U: np.ndarray, y: np.ndarray) -> np.ndarray:
     -------
     A new array of the shape of ``y``.
     """
-    x = y.copy()
+    x = np.empty_like(y)
     for i in reversed(range(len(U))):
-        x[i] = (x[i] - U[i, i + 1 :] @ x[i + 1 :]) / U[i, i]
+        x[i] = (y[i] - U[i, i + 1 :] @ x[i + 1 :]) / U[i, i]
     return x
 
 
@@ -90,6 +90,11 @@ known_mistakes(
         "        lu[[k, p]] = lu[[p, k]]\n",
         "        lu[[k, p], k:] = lu[[p, k], k:]\n",
         "an exchange moves only the part of the rows that is still at work; the multipliers stored to the left move along",
+    ),
+    (
+        "        lu[[k, p]] = lu[[p, k]]\n",
+        "        lu[k], lu[p] = lu[p], lu[k]\n",
+        "`lu[k], lu[p] = lu[p], lu[k]` does not exchange rows: both sides are views, so one row overwrites the other",
     ),
     (
         "        order[[k, p]] = order[[p, k]]\n",
@@ -163,6 +168,11 @@ known_mistakes(
         "each row of forward substitution needs the unknowns that the rows above have found, not the entries of b",
     ),
     (
+        "return back_substitute(lu, y)",
+        "return np.linalg.inv(A.astype(dtype)) @ b.astype(dtype)",
+        "the inverse is formed and multiplied; its residual does not stay at rounding level",
+    ),
+    (
         "dtype = np.float32 if A.dtype == b.dtype == np.float32 else np.float64",
         "dtype = A.dtype",
         "the dtype comes from A alone, so integers are cut off or float64 data are rounded to float32",
@@ -205,7 +215,7 @@ def qr_householder(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for k in range(n):
         v = R[k:, k].copy()
         length = np.linalg.norm(v)
-        if length > 0:
+        if length:
             v[0] += np.copysign(length, v[0])
             v /= np.linalg.norm(v)
         R[k:, k:] -= 2 * np.outer(v, v @ R[k:, k:])
@@ -244,7 +254,7 @@ known_mistakes(
         "the reflections are applied in the order in which R was made; Q is H1 H2 ... Hn, so Hn meets the identity first",
     ),
     (
-        "if length > 0:",
+        "if length:",
         "if True:",
         "a column that is already zero has no mirror: it is divided by its length of zero",
     ),
@@ -294,12 +304,13 @@ def least_squares(A: np.ndarray, b: np.ndarray, ridge: float = 0.0) -> np.ndarra
         raise ValueError(f"ridge must be at least 0, got {ridge}")
     dtype = np.float32 if A.dtype == b.dtype == np.float32 else np.float64
     A, b = A.astype(dtype), b.astype(dtype)
-    if ridge > 0:
+    if ridge:
         n = A.shape[1]
         A = np.vstack([A, np.sqrt(ridge) * np.eye(n)]).astype(dtype)
         b = np.concatenate([b, np.zeros((n, *b.shape[1:]), dtype)])
     Q, R = qr_householder(A)
     size = np.abs(np.diagonal(R))
+    # equivalent `initial=-1.0`: where R has a diagonal, its largest size is at least 0
     if (size <= len(A) * np.finfo(dtype).eps * size.max(initial=0.0)).any():
         raise np.linalg.LinAlgError("the columns are linearly dependent: drop some, or set ridge")
     return back_substitute(R, Q.T @ b)

@@ -321,3 +321,27 @@ def test_the_clock_works_off_the_main_thread_too(notebook, capsys):
     runner.start()
     runner.join(10)
     assert not runner.is_alive() and "stopped" in capsys.readouterr().out
+
+
+def test_a_function_that_torch_itself_replaces_is_no_offence(notebook, capsys):
+    notebook.answer("import torch\ntorch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()\nreturn x * factor")
+    notebook.cell(CHECKS.replace("seconds=1", "seconds=60"))
+    assert "✓ multiplies: passed" in capsys.readouterr().out
+
+
+def test_a_hint_is_shown_in_plain_markdown(reader, capsys):
+    from tests.toy import LESSON
+
+    toy = write_toy(reader, lesson=LESSON.replace("Multiply.", "See {math}`x^2`."))
+    Notebook(toy).cell("day.hint('scale')")
+    assert "See $x^2$." in capsys.readouterr().out
+
+
+def test_marks_for_authors_are_not_shown_to_a_reader():
+    from llm180.mistakes import answer_source
+
+    source = (
+        "# equivalent `y`: above\n# and its second line\ndef f(x):\n    # kept\n    y = x  # equivalent `x + 0`: zero\n"
+        "    # equivalent `z`: a mark\n    # that goes on\n    return y  # kept too\n"
+    )
+    assert answer_source(source, "f") == "def f(x):\n    # kept\n    y = x\n    return y  # kept too"

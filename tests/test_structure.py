@@ -507,7 +507,7 @@ def test_a_cell_inside_another_block_is_found(project: Project) -> None:
 def test_other_cells_than_the_books_are_found(project: Project) -> None:
     lesson = project.lesson()
     del lesson.cells[next(i for i, cell in enumerate(lesson.cells) if cell.kind == "code")]
-    assert "the book sees other code cells (10) than the toolkit (9), from cell 1 on" in structure.markup(lesson)[0]
+    assert "the book sees other code cells (9) than the toolkit (8), from cell 1 on" in structure.markup(lesson)[0]
 
 
 def test_missing_solution_module(project: Project) -> None:

@@ -115,7 +115,7 @@ def notebooks() -> None:
                 *(f"{seconds.get(part, 0.0):.1f}" for part in ("kernel", "imports", "content")),
                 f"{total:.1f}",
                 f"{memory:.0f}" if memory else "",
-                record.get("at", "") + ("" if execution.current(page) else " (stale)"),
+                record.get("at", "")[:10] + ("" if execution.current(page) else ", stale"),
             ]
         )
     note = f"{len(totals)} pages, median {statistics.median(totals):.1f} s." if totals else "Run `pytest` first."
@@ -239,12 +239,12 @@ def copy_project(target: Path, *, outputs: bool = True) -> Path:
 
 
 def build_book(root: Path) -> float:
-    """Build the book in ``root`` with warnings as errors; the seconds it takes."""
+    """Build the book in ``root``; the seconds it takes. Warnings do not matter here."""
     command = [
         sys.executable,
         "-c",
         "from jupyter_book.cli.main import main; main()",
-        *("build", ".", "-W", "--keep-going", "-n"),
+        *("build", ".", "-n"),
     ]
     environment = os.environ | {"PYTHONPATH": str(root)}
     return _timed(command, root, environment)

@@ -203,6 +203,9 @@ def trace_this_process() -> None:
         runpy.run_path(str(TRACING / "sitecustomize.py"), run_name="sitecustomize")
 
 
+CHANGED_MEANWHILE = "changed while the page ran"
+
+
 @dataclass(frozen=True)
 class Uses:
     """What the processes of one page used: project files by hash, hosts that they asked for."""
@@ -211,8 +214,12 @@ class Uses:
     hosts: list[str]
 
 
-def read_trace(trace: Path) -> Uses:
-    """The notes of a run. Sources of pages count by their code and facts, not as files; so does the tracer."""
+def read_trace(trace: Path, since: float = float("inf")) -> Uses:
+    """The notes of a run that began at ``since`` (seconds since the epoch).
+
+    Sources of pages count by their code and facts, not as files, and the tracer not at all. A file
+    that changed while the page ran gets no hash: what the page saw of it is not known.
+    """
     inputs: dict[str, str] = {}
     hosts: list[str] = []
     written: set[str] = set()
@@ -230,7 +237,8 @@ def read_trace(trace: Path) -> Uses:
         if kind == "W":
             written.add(name)
         elif name not in written and not _not_an_input(path) and (digest := file_hash(path)):
-            inputs[name] = digest
+            changed = path.stat().st_mtime > since
+            inputs[name] = CHANGED_MEANWHILE if changed else digest
     return Uses(dict(sorted(inputs.items())), sorted(set(hosts)))
 
 
@@ -293,6 +301,8 @@ def stale_because(page: Lesson | Path | str) -> str | None:
         return "the pinned packages or Python changed"
     for name, digest in record.get("inputs", {}).items():
         now = file_hash(paths.ROOT / name)
+        if digest == CHANGED_MEANWHILE:
+            return f"{name} {digest}"
         if now != digest:
             return f"{name} {'is gone' if now is None else 'changed'}"
     if not _executed_file(record["cells"]).exists():

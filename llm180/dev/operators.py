@@ -89,7 +89,8 @@ class DeleteStatement(_Own):
             body = [c for c in node.children if c.type in ("suite", "simple_stmt")]
             if len(body) == 1 and body[0].type == "suite":
                 inner = [c for c in body[0].children if c.type != "newline"]
-                if len(inner) == 1:  # deleting what it holds is the same mutant
+                last = inner[-1].children[0] if inner[-1].type == "simple_stmt" else inner[-1]
+                if len(inner) == 1 or last.type == "raise_stmt":  # deleting what it holds is the same mutant
                     return
             if body and body[0].type != "simple_stmt":
                 yield "pass\n"

@@ -15,8 +15,8 @@ executed pages (fixtures ``executed_pages``, ``executed_book``), ``test_site.py`
 With xdist (``--dist loadfile --no-loadscope-reorder``) a worker takes whole files in this order. A
 worker that waits in a fixture therefore has no page behind it in its own queue; every page is
 finished, or runs in another worker that does not wait. After a worker has crashed xdist may
-queue a page behind a waiting test: the wait ends when no page has given a sign of life for longer
-than a cell may take.
+queue its page behind a waiting test: the wait ends soon after a page's worker is gone, and in
+any case when no page has given a sign of life for longer than a cell may take.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import uuid
@@ -38,19 +37,15 @@ from queue import Empty
 from typing import Any
 
 import pytest
+from nbformat import from_dict
+from nbformat.v4 import output_from_msg
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
+from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_comment_markers, find_metadata_tags
 
-# jsonschema's optional checker of internationalized addresses compiles a grammar on import, for 1.7 s
-# in each of a run's three processes; no notebook's schema needs it.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
-from nbformat import from_dict  # noqa: E402
-from nbformat.v4 import output_from_msg  # noqa: E402
-from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel  # noqa: E402
-from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_comment_markers, find_metadata_tags  # noqa: E402
-
-from llm180.dev import execution  # noqa: E402
+from llm180.dev import execution
 
 CELL_SECONDS = 60.0
+LOST_SECONDS = 20.0  # for which a test still waits for a page whose worker is gone: another may have taken it
 NBVAL_DEFAULT_SECONDS = 2000.0
 SKIP_TAG = "skip-execution"
 
@@ -217,7 +212,7 @@ class Page(IPyNbFile):
         (self.folder / "home").mkdir()
         self._say("running")
         self.displays: dict[str, list[Any]] = defaultdict(list)
-        start = time.perf_counter()
+        self.begun, start = time.time(), time.perf_counter()
         try:
             self.kernel = Kernel(
                 self.path.resolve().parent,
@@ -301,7 +296,7 @@ class Page(IPyNbFile):
         self.messages = []
 
     def _finish(self) -> None:
-        uses = execution.read_trace(self.folder)
+        uses = execution.read_trace(self.folder, self.begun)
         self.nb.metadata.language_info = self.kernel.language_info()
         for item in self.cells:
             item.cell.outputs = join_streams(item.cell.outputs)
@@ -598,9 +593,11 @@ def executed_pages(request: pytest.FixtureRequest) -> ExecutedPages:
         open_pages = [path for path, s in states.items() if s.get("status") not in ("passed", "failed", "partial")]
         if not open_pages:
             break
-        if time.time() - max(begun, state.session.last_sign()) > patience:
+        lost = any(not _is_alive(s["process"]) for path in open_pages if (s := states[path]))
+        if time.time() - max(begun, state.session.last_sign()) > (min(patience, LOST_SECONDS) if lost else patience):
             names = ", ".join(execution.relative(path) for path in open_pages)
-            pytest.fail(f"no page has moved on for {patience:.0f} s; not finished: {names}", pytrace=False)
+            why = "the worker that ran a page was lost" if lost else f"no page has moved on for {patience:.0f} s"
+            pytest.fail(f"{why}; not finished: {names}", pytrace=False)
         time.sleep(0.25)
     failed = {
         execution.relative(path): f"line {s.get('line')}: {s.get('error')}"
@@ -608,6 +605,17 @@ def executed_pages(request: pytest.FixtureRequest) -> ExecutedPages:
         if s["status"] != "passed"
     }
     return ExecutedPages(selected, failed, [path for path in execution.pages() if execution.current(path)])
+
+
+def _is_alive(process: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 @pytest.fixture(scope="session")

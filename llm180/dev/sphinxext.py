@@ -58,7 +58,7 @@ def lesson_of(env: BuildEnvironment) -> lessons.Lesson | None:
     if "llm180_lesson" not in env.temp_data:
         env.temp_data["llm180_lesson"] = None
         if is_page(env, env.docname):
-            env.temp_data["llm180_lesson"] = lessons.load(Path(env.doc2path(env.docname)))
+            env.temp_data["llm180_lesson"] = lessons.load(Path(env.doc2path(env.docname)), paths.SOLUTIONS)
     return env.temp_data["llm180_lesson"]
 
 
@@ -75,18 +75,6 @@ def _definition(source: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDe
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name:
             return node
     raise mistakes.MistakeError(f"the module defines no {name}")
-
-
-def answer_source(source: str, name: str) -> str:
-    """The text of one answer, decorators included; remarks on equivalent mutants are left out."""
-    begin, end = mistakes.segment(source, name)
-    text = source[begin:end].rstrip() + "\n"
-    lines = text.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and re.match(r"#\s*equivalent\b", token.string):
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column].rstrip() or "\0"
-    return "\n".join(line for line in lines if line != "\0").rstrip()
 
 
 def _head(lines: list[str], node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
@@ -327,7 +315,7 @@ class SolutionDirective(LessonDirective):
         url = f"{notebooks.repository()}/blob/main/{module}"
         where = nodes.reference("", "", nodes.literal("", module), refuri=url, internal=False)
         fold += _paragraph(where, classes=("module",))
-        fold += _python(answer_source(source, exercise.name))
+        fold += _python(mistakes.answer_source(source, exercise.name))
         self.body(fold)
         return [fold]
 

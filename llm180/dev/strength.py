@@ -555,6 +555,7 @@ class _Child:
                 os.setsid()
                 os.close(self.read)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 _limit_child(cpu, memory=True)
                 answer = work()
                 with os.fdopen(write, "w") as pipe:
@@ -621,6 +622,7 @@ def _runner() -> None:
         out.flush()
 
     children: dict[int, _Child] = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         lesson = lessons.load(Path(task["path"]), Path(task["solutions"]))
         builtins.CosmicRayTestingException = CosmicRayTestingException  # type: ignore[attr-defined]
@@ -697,6 +699,7 @@ class Report:
     errors: list[str]  # wrong or stale marks
     seconds: float
     base: dict[str, float]  # processor seconds of each check on the unchanged solution
+    key: str = ""  # of the solution and the checks when the run began
 
     def count(self, *outcomes: str) -> int:
         return sum(r.outcome in outcomes for r in self.results)
@@ -742,7 +745,7 @@ class Report:
             "engine": ENGINE,
             "equivalent": self.equivalent,
             "incompetent": self.count("incompetent"),
-            "key": key(self.lesson),
+            "key": self.key,
             "killed": self.killed,
             "mutants": len(self.results),
             "rate": math.floor(self.rate * 1000) / 1000,
@@ -779,7 +782,7 @@ def run(
     if not hasattr(os, "fork"):
         raise StrengthError("llm180 strength needs os.fork, which this system lacks; run it on Linux, macOS or WSL.")
     began = time.perf_counter()
-    solution = read_solution(lesson)
+    solution, state = read_solution(lesson), key(lesson)
     mutants = make_mutants(solution)
     marks, errors = marked(solution, mutants)
     chosen = list(range(len(mutants)))
@@ -823,7 +826,7 @@ def run(
                 f"{solution.path.name}:{result.mark.line}: `{result.mark.fragment}` is marked as equivalent, "
                 f"but {result.by} refuses it; take the mark away."
             )
-    return Report(lesson, solution, ordered, errors, time.perf_counter() - began, base)
+    return Report(lesson, solution, ordered, errors, time.perf_counter() - began, base, state)
 
 
 @contextlib.contextmanager
@@ -858,7 +861,7 @@ def _started(task: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
             yield messages()
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)  # so that it ends its children
+                process.terminate()  # it ends its children first
                 try:
                     process.wait(10)
                 except subprocess.TimeoutExpired:
