@@ -13,6 +13,7 @@ import ast
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -30,6 +31,13 @@ from llm180 import expect, guard, lessons, mistakes
 from llm180.lessons import Lesson
 
 _DIAGNOSIS_BUDGET = 3.0  # seconds spent at most on finding which known mistake an answer makes
+
+
+class MissingPackages(ImportError):
+    """Packages of an optional group are not installed; the message is one sentence with the command that installs them."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython shows in place of a traceback
+        return [str(self)]
 
 
 class CheckFailed(AssertionError):
@@ -91,6 +99,7 @@ class Page:
 
     def __init__(self, lesson: Lesson) -> None:
         self.lesson = lesson
+        require(lesson.label, lesson.needs)
         self.solved = os.environ.get("LLM180_MODE", "learn") == "solved"
         self.answers: dict[str, Answer] = {}
         self.checks: dict[str, Check] = {}
@@ -486,6 +495,35 @@ class Lab(Page):
 
     def __init__(self, section: str) -> None:
         super().__init__(lessons.find_lab(section))
+
+
+# --- optional packages --------------------------------------------------------------------
+
+
+def require(label: str, groups: list[str]) -> None:
+    """Raise :class:`MissingPackages` where a package of these groups of ``pyproject.toml`` is not installed."""
+    if not groups:
+        return
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in importlib.metadata.requires("llm180") or ()]
+    missing = []
+    for requirement in wanted:
+        marker = requirement.marker
+        in_group = marker and any(marker.evaluate({"extra": group}) for group in groups)
+        if in_group and not marker.evaluate({"extra": ""}):
+            try:
+                installed = importlib.metadata.version(requirement.name)
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(requirement.name)
+                continue
+            if not requirement.specifier.contains(installed, prereleases=True):
+                missing.append(f"{requirement.name}{requirement.specifier} (here: {installed})")
+    if missing:
+        from llm180 import paths
+
+        command = f'pip install -e ".[{",".join(groups)}]"' if paths.IN_CLONE else f'pip install "llm180[{",".join(groups)}]"'
+        raise MissingPackages(f"{label} needs {', '.join(missing)}; this command installs what it needs: {command}")
 
 
 # --- an answer's source ----------------------------------------------------------------

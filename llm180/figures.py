@@ -135,17 +135,17 @@ def _frame(drawn: Any, alt: str, width: int) -> str:
 
 
 def _png(fig: Figure, small: bool = False) -> str:
-    """The figure as base64 PNG; the figure is closed. ``small``: 128 colors, for frames of which a page has many."""
+    """The figure as base64 PNG; the figure is closed. ``small``: for frames, of which a page has many."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Software": None})
+    fig.savefig(buffer, format="png", metadata={"Software": None}, dpi=100 if small else "figure")
     plt.close(fig)
     if small:
-        frame = Image.open(buffer).convert("RGB").quantize(128)
+        frame = Image.open(buffer).convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE)
         buffer = io.BytesIO()
-        frame.save(buffer, format="png", optimize=True)
+        frame.save(buffer, format="png")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -141,6 +141,11 @@ class Lesson:
         raise LessonError(f"{self.label} has no exercise {name!r}; its exercises are: {known}.")
 
     @property
+    def needs(self) -> list[str]:
+        """The optional groups of ``pyproject.toml`` that the page's packages come from."""
+        return list(self.facts.get("needs") or [])
+
+    @property
     def code_cells(self) -> list[Cell]:
         return [c for c in self.cells if c.kind == "code"]
 

@@ -827,8 +827,10 @@ def working_copy(lesson: Lesson, path: Path) -> Path:
             os.link(temporary, path)  # unlike a rename, this refuses to replace a file
         except FileExistsError:
             raise FileExistsError(f"{path} is there already; it is left as it is.") from None
-        except OSError:  # a file system without hard links
-            if path.exists():
+        except OSError:  # a file system without hard links: reserve the name, then fill it
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
                 raise FileExistsError(f"{path} is there already; it is left as it is.") from None
             os.replace(temporary, path)
     finally:

@@ -345,3 +345,17 @@ def test_marks_for_authors_are_not_shown_to_a_reader():
         "    # equivalent `z`: a mark\n    # that goes on\n    return y  # kept too\n"
     )
     assert answer_source(source, "f") == "def f(x):\n    # kept\n    y = x\n    return y  # kept too"
+
+
+def test_a_page_whose_optional_packages_are_missing_says_which_command_installs_them(reader, monkeypatch):
+    import importlib.metadata
+
+    from llm180.day import MissingPackages
+    from tests.toy import LESSON
+
+    wanted = ["numpy>=1", 'no-such-package>=1; extra == "serve"', 'numpy>=999; extra == "serve"', 'other; extra == "onnx"']
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    toy = write_toy(reader, lesson=LESSON.replace("  minutes: 60\n", "  minutes: 60\n  needs: [serve]\n", 1))
+    with pytest.raises(MissingPackages, match=r"Day 7 needs no-such-package, numpy>=999 .*pip install -e \"\.\[serve\]\"") as caught:
+        Notebook(toy)
+    assert caught.value._render_traceback_() == [str(caught.value)]

@@ -39,9 +39,7 @@ day:
 # Day {number} · {title}
 """
 
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def page(number: int, title: str, *cells: str) -> str:
@@ -528,7 +526,9 @@ def setup(app):
 
 def test_a_build_executes_nothing_and_shows_what_was_tested(tmp_path):
     text = page(1, "built", "print(6 * 7)", "#tags: hide-input\nfrom solutions.day001_good import double\ndouble(4)")
-    root = make_project(tmp_path / "project", {"day001_built": text.replace("Prose between", "$$\nx\n$$\nProse between")})
+    root = make_project(
+        tmp_path / "project", {"day001_built": text.replace("Prose between", "$$\nx\n$$\nProse between")}
+    )
     (root / "_config.yml").write_text(BOOK_CONFIG)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/stage1/day001_built\n")
     (root / "no_kernel.py").write_text(NO_KERNEL)
@@ -678,12 +678,9 @@ def test_waiting_ends_when_no_page_moves(tmp_path):
     root = make_project(tmp_path / "project", {"day001_a": page(1, "a", "print('a')")})
     (root / "tests" / "test_site.py").write_text("def test_site(executed_book):\n    pass\n")
     (root / "conftest.py").write_text(
-        "import llm180.dev.plugin as p\n"
-        "p.Page._say = lambda self, status, **facts: None\n"  # nobody hears of the page
+        "import llm180.dev.plugin as p\np.Page._say = lambda self, status, **facts: None\n"  # nobody hears of the page
     )
-    done = run_pytest(
-        root, "-n0", "-o", "executed_patience=2"
-    )
+    done = run_pytest(root, "-n0", "-o", "executed_patience=2")
     assert "no page has moved on for" in done.stdout, done.stdout
     assert "not finished: book/stage1/day001_a.md" in done.stdout
 

@@ -188,9 +188,7 @@ def kernel_environment(trace: Path, home: Path) -> dict[str, str]:
         OPENBLAS_NUM_THREADS="1",
         PYTHONHASHSEED="0",
         PYDEVD_DISABLE_FILE_VALIDATION="1",
-        PYTHONPATH=os.pathsep.join(
-            [str(TRACING), str(paths.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
+        PYTHONPATH=os.pathsep.join([str(TRACING), str(paths.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     )
     return environment
 
@@ -349,21 +347,20 @@ def _executed_file(key: str) -> Path:
     return CACHE / "executed" / key / "base.ipynb"
 
 
-def _forget(cache: Any, *, uris: Iterable[str] = (), keys: Iterable[str] = ()) -> int:
-    """Remove entries by page or by key, also ones of which only half is left. Returns how many."""
+def _forget(cache: Any, *, uris: Iterable[str] = (), keys: Iterable[str] = (), but: str = "") -> None:
+    """Remove entries by page or by key, also ones of which only half is left; ``but`` is a key to keep."""
     import shutil
 
     from jupyter_cache.cache.db import NbCacheRecord
 
     uris, keys = set(uris), set(keys)
-    found = [r for r in cache.list_cache_records() if r.uri in uris or r.hashkey in keys]
+    found = [r for r in cache.list_cache_records() if (r.uri in uris or r.hashkey in keys) and r.hashkey != but]
     for entry in found:
         shutil.rmtree(_executed_file(entry.hashkey).parent, ignore_errors=True)
     if found:
         NbCacheRecord.remove_records([r.pk for r in found], cache.db)
     for key in keys:  # a folder that the database does not know
         shutil.rmtree(_executed_file(key).parent, ignore_errors=True)
-    return len(found)
 
 
 def store(
@@ -401,8 +398,9 @@ def store(
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     with _locked() as cache:
-        record_path(path).unlink(missing_ok=True)  # a kill between the two steps must not leave an old "passed"
-        _forget(cache, uris=[str(path)], keys=[key])
+        # Outputs first, then the record. After a kill between the two the old record does not pass for
+        # the new outputs: what made this run necessary, another key or another input, still differs.
+        _forget(cache, uris=[str(path)], but=key)
         cache.cache_notebook_bundle(
             CacheBundleIn(notebook, str(path), data={"execution_seconds": sum(seconds.values())}),
             check_validity=False,  # counts may skip a cell that is tagged skip-execution
@@ -565,9 +563,7 @@ def run_stale(progress: Callable[[int, int, str], None] | None = None, *, verbos
     return process.returncode
 
 
-def _report(
-    session: Session, reported: set[str], total: int, progress: Callable[[int, int, str], None] | None
-) -> None:
+def _report(session: Session, reported: set[str], total: int, progress: Callable[[int, int, str], None] | None) -> None:
     for state in session.all():
         if state.get("status") in ("passed", "failed") and state["page"] not in reported:
             reported.add(state["page"])

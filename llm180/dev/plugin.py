@@ -74,7 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is None:
         state = _State(execution.Session(os.environ.get("LLM180_SESSION") or uuid.uuid4().hex))
     else:
-        state = _State(execution.Session(worker["llm180_session"]), worker["llm180_seconds"], worker["llm180_unchanged"])
+        state = _State(
+            execution.Session(worker["llm180_session"]), worker["llm180_seconds"], worker["llm180_unchanged"]
+        )
     config.stash[_STATE] = state
     config.pluginmanager.register(_Hooks(config, state, controller=worker is None), "llm180-session")
 

@@ -15,7 +15,7 @@ from llm180.dev import browser
 
 PICTURE = paths.BOOK / "assets" / "day001.png"
 EXERCISE = "matmul_blocked"
-WIDTH, HEIGHT = 1180, 900
+WIDTH, HEIGHT = 1060, 980
 
 
 def take(picture: Path = PICTURE, day: int = 1, exercise: str = EXERCISE) -> Path:

@@ -598,6 +598,10 @@ def outdated(app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[s
     if digest != getattr(env, "llm180_digest", None):
         again |= getattr(env, "llm180_lists", set())
     env.llm180_digest = digest  # type: ignore[attr-defined]
+    assets = [(str(p), p.stat().st_mtime_ns) for p in sorted((paths.BOOK / "assets").rglob("*"))]
+    if assets != getattr(env, "llm180_assets", None):
+        again.add(env.config.root_doc)  # Sphinx copies no asset where it has no page to write
+    env.llm180_assets = assets  # type: ignore[attr-defined]
     for docname, stamp in getattr(env, "llm180_outputs", {}).items():
         path = Path(env.doc2path(docname))
         if docname in env.found_docs and path.exists() and execution.outputs_stamp(path) != stamp:

@@ -170,12 +170,16 @@ def _dissect_markdown(cell: Cell, section: str, found: Anatomy) -> str:
             info = fence["info"].strip()
             directive = _DIRECTIVE.match(info)
             if fence["fence"][0] == "`" and "`" in info:
-                found.broken.append((number, f"a title with a backtick needs a fence of colons, :::{info.split(' ')[0]}"))
+                found.broken.append(
+                    (number, f"a title with a backtick needs a fence of colons, :::{info.split(' ')[0]}")
+                )
             index = -1
             if directive:
                 index = len(found.parts)
                 found.parts.append(
-                    Part("directive", number, directive["name"], argument=directive["argument"].strip(), section=section)
+                    Part(
+                        "directive", number, directive["name"], argument=directive["argument"].strip(), section=section
+                    )
                 )
                 if directive["name"] in ("dropdown", "admonition"):
                     found.prose.append((number, _bare(directive["argument"])))
@@ -209,7 +213,10 @@ def _dissect_markdown(cell: Cell, section: str, found: Anatomy) -> str:
             continue
         found.text.append((number, line))
         found.prose.append((number, _bare(line)))
-    found.broken += [(cell.line, f"a {fence} block is not closed before the next cell: close it (no code cell can stand inside it)") for fence, _, _ in open_fences]
+    found.broken += [
+        (cell.line, f"a {fence} block is not closed before the next cell: close it (no code cell can stand inside it)")
+        for fence, _, _ in open_fences
+    ]
     return section
 
 
@@ -273,7 +280,9 @@ def front_matter(lesson: Lesson) -> list[str]:
             say(f"the exercise {card.get('name', card)} lacks `{name}`.")
         for name, value in card.items():
             if name not in CARD or not isinstance(value, CARD[name]):
-                say(f"the exercise {card.get('name', card)} has `{name}: {value!r}`, which is unknown or of the wrong type.")
+                say(
+                    f"the exercise {card.get('name', card)} has `{name}: {value!r}`, which is unknown or of the wrong type."
+                )
         if not _within(card.get("difficulty", 1), (1, 5)):
             say(f"the difficulty of {card.get('name')} must be 1 to 5, not {card['difficulty']}.")
     names = [e.name for e in lesson.exercises]
@@ -367,7 +376,9 @@ def markup(lesson: Lesson) -> list[str]:
     ours = [c.source.strip() for c in lesson.code_cells]
     theirs = [c.source.strip() for c in execution.read_page(lesson).cells if c.cell_type == "code"]
     if ours != theirs:
-        at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
         line = lesson.code_cells[at].line if at < len(ours) else None
         problems.append(
             _at(lesson, line, f"the book sees other code cells ({len(theirs)}) than the toolkit ({len(ours)}), from cell {at + 1} on: look for a fence that is not closed, or a cell inside another block.")
@@ -390,10 +401,18 @@ def parts_in_order(lesson: Lesson) -> list[str]:
     sections = [h for h in page.headings if h.level == 2]
     names = [h.name for h in sections]
     experiments = [h for h in sections if h.name.startswith("Experiment: ")]
-    fixed = ["Exercises", experiments[0].name if experiments else "Experiment: ...", "Check yourself", "Where this leads"]
+    fixed = [
+        "Exercises",
+        experiments[0].name if experiments else "Experiment: ...",
+        "Check yourself",
+        "Where this leads",
+    ]
     missing = [name for name in fixed if name not in names]
     if missing:
-        say(None, f"the page lacks the section{'s' if len(missing) > 1 else ''} {', '.join('## ' + m for m in missing)}.")
+        say(
+            None,
+            f"the page lacks the section{'s' if len(missing) > 1 else ''} {', '.join('## ' + m for m in missing)}.",
+        )
     else:
         tail = names[names.index("Exercises") :]
         if tail != fixed:
@@ -401,13 +420,23 @@ def parts_in_order(lesson: Lesson) -> list[str]:
         theory = names[: names.index("Exercises")]
         bounds = (1, 5) if lesson.is_lab else THEORY_SECTIONS
         if not _within(len(theory), bounds):
-            say(sections[0].line, f"there must be {bounds[0]} to {bounds[1]} theory sections before Exercises, not {len(theory)}.")
+            say(
+                sections[0].line,
+                f"there must be {bounds[0]} to {bounds[1]} theory sections before Exercises, not {len(theory)}.",
+            )
 
     code = page.code
     tags = code[0].cell.tags if code else ()
     if set(tags) != {"remove-cell", "colab"}:
-        say(code[0].line if code else None, "the first code cell must be the Colab cell, tagged [remove-cell, colab]; run `llm180 sync`.")
-    made = rf"^day\s*=\s*Lab\(\"{re.escape(lesson.section)}\"\)" if lesson.is_lab else rf"^day\s*=\s*Day\({lesson.number}\)"
+        say(
+            code[0].line if code else None,
+            "the first code cell must be the Colab cell, tagged [remove-cell, colab]; run `llm180 sync`.",
+        )
+    made = (
+        rf"^day\s*=\s*Lab\(\"{re.escape(lesson.section)}\"\)"
+        if lesson.is_lab
+        else rf"^day\s*=\s*Day\({lesson.number}\)"
+    )
     wanted = f'day = Lab("{lesson.section}")' if lesson.is_lab else f"day = Day({lesson.number})"
     if len(code) < 2 or not re.search(made, code[1].cell.source, re.M):
         say(code[1].line if len(code) > 1 else None, f"the second code cell must be the set-up cell, with `{wanted}`.")
@@ -415,7 +444,10 @@ def parts_in_order(lesson: Lesson) -> list[str]:
         say(code[1].line, "the set-up cell must stand in the opening, before the first section.")
     last = lesson.cells[-1] if lesson.cells else None
     if last is None or last.kind != "code" or last.source.strip() != "day.summary()":
-        say(last.line if last else None, "the page must end with a code cell that says `day.summary()` and nothing else.")
+        say(
+            last.line if last else None,
+            "the page must end with a code cell that says `day.summary()` and nothing else.",
+        )
     return problems
 
 
@@ -425,7 +457,9 @@ def heading_order(lesson: Lesson) -> list[str]:
     before = 0
     for heading in anatomy(lesson).headings:
         if heading.level > before + 1:
-            problems.append(_at(lesson, heading.line, f"the heading {heading.name!r} skips a level: {before} to {heading.level}."))
+            problems.append(
+                _at(lesson, heading.line, f"the heading {heading.name!r} skips a level: {before} to {heading.level}.")
+            )
         if heading.level == 1 and before:
             problems.append(_at(lesson, heading.line, f"{heading.name!r} is a second title; sections begin with ##."))
         before = heading.level
@@ -442,7 +476,9 @@ def opening(lesson: Lesson) -> list[str]:
     problems = []
     line = lines[0][0] if lines else 1
     if not _within(words, OPENING_WORDS):
-        problems.append(_at(lesson, line, f"the opening has {words} words; {OPENING_WORDS[0]} to {OPENING_WORDS[1]} are asked for."))
+        problems.append(
+            _at(lesson, line, f"the opening has {words} words; {OPENING_WORDS[0]} to {OPENING_WORDS[1]} are asked for.")
+        )
     if "?" not in text:
         problems.append(_at(lesson, line, "the opening does not ask the question of the day."))
     for number, prose in page.prose:
@@ -459,7 +495,13 @@ def exercises(lesson: Lesson) -> list[str]:
     names = [h.name.strip("`") for h in headings if h.name.startswith("`")]
     listed = [e.name for e in lesson.exercises]
     if names != listed:
-        problems.append(_at(lesson, headings[0].line if headings else None, f"under Exercises stand {names}; the front matter lists {listed}, in this order."))
+        problems.append(
+            _at(
+                lesson,
+                headings[0].line if headings else None,
+                f"under Exercises stand {names}; the front matter lists {listed}, in this order.",
+            )
+        )
     stubs: dict[str, list[int]] = {}
     for cell, node in _marked(lesson, "exercise"):
         stubs.setdefault(node.name, []).append(cell.line)
@@ -490,12 +532,25 @@ def exercises(lesson: Lesson) -> list[str]:
                 problems.append(_at(lesson, block.line, f"this {block.name} of {name} is empty."))
         if cards and folded and hints and checks and name in stubs:
             own = [line for line in checks if stubs[name][0] <= line]
-            order = [heading or 0, cards[0].line, stubs[name][0], min(own or checks), min(h.line for h in hints), folded[0].line]
+            order = [
+                heading or 0,
+                cards[0].line,
+                stubs[name][0],
+                min(own or checks),
+                min(h.line for h in hints),
+                folded[0].line,
+            ]
             if order != sorted(order):
-                problems.append(_at(lesson, heading, f"{name} must come as heading, card, stub, checks, hints, solution."))
+                problems.append(
+                    _at(lesson, heading, f"{name} must come as heading, card, stub, checks, hints, solution.")
+                )
     for block in page.directives("exercise", "hint", "solution"):
         if block.argument not in listed:
-            problems.append(_at(lesson, block.line, f"this {block.name} names {block.argument!r}, which is no exercise of the page."))
+            problems.append(
+                _at(
+                    lesson, block.line, f"this {block.name} names {block.argument!r}, which is no exercise of the page."
+                )
+            )
     return problems
 
 
@@ -507,7 +562,9 @@ def stubs_match(lesson: Lesson) -> list[str]:
     try:
         module = ast.parse(source)
     except SyntaxError as error:
-        return [f"{execution.relative(lesson.solution_path)}:{error.lineno}: the solution module does not parse: {error.msg}."]
+        return [
+            f"{execution.relative(lesson.solution_path)}:{error.lineno}: the solution module does not parse: {error.msg}."
+        ]
     answers = {n.name: n for n in module.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
     problems = []
     for cell, stub in _marked(lesson, "exercise"):
@@ -517,7 +574,9 @@ def stubs_match(lesson: Lesson) -> list[str]:
             continue
         compare = _compare_classes if isinstance(stub, ast.ClassDef) else _compare_functions
         if type(stub) is not type(answers[stub.name]):
-            problems.append(_at(lesson, line, f"{stub.name} is one kind of thing in the stub and another in the solution."))
+            problems.append(
+                _at(lesson, line, f"{stub.name} is one kind of thing in the stub and another in the solution.")
+            )
             continue
         problems += [_at(lesson, line, problem) for problem in compare(stub, answers[stub.name], stub.name)]
     return problems
@@ -534,9 +593,13 @@ def _decorators(node: Any) -> list[str]:
 def _compare_functions(stub: Any, answer: Any, name: str, *, method: bool = False, given: bool = False) -> list[str]:
     problems = []
     if _text(stub.args) != _text(answer.args) or _text(stub.returns) != _text(answer.returns):
-        problems.append(f"the stub's signature {name}({_text(stub.args)}) -> {_text(stub.returns) or '?'} is not the solution's, ({_text(answer.args)}) -> {_text(answer.returns) or '?'}.")
+        problems.append(
+            f"the stub's signature {name}({_text(stub.args)}) -> {_text(stub.returns) or '?'} is not the solution's, ({_text(answer.args)}) -> {_text(answer.returns) or '?'}."
+        )
     if _decorators(stub) != _decorators(answer):
-        problems.append(f"{name} is decorated by {_decorators(stub)} in the stub and by {_decorators(answer)} in the solution.")
+        problems.append(
+            f"{name} is decorated by {_decorators(stub)} in the stub and by {_decorators(answer)} in the solution."
+        )
     if ast.get_docstring(stub) != ast.get_docstring(answer):
         problems.append(f"the docstring of the stub {name} is not the solution's.")
     if not ast.get_docstring(stub) and not (method and name.split(".")[-1].startswith("__") and given):
@@ -546,7 +609,9 @@ def _compare_functions(stub: Any, answer: Any, name: str, *, method: bool = Fals
         arguments = arguments[1:]
     untyped = [a.arg for a in arguments if a.annotation is None]
     if untyped or stub.returns is None:
-        problems.append(f"{name} is not typed: {', '.join([*untyped, *([] if stub.returns else ['what it returns'])])}.")
+        problems.append(
+            f"{name} is not typed: {', '.join([*untyped, *([] if stub.returns else ['what it returns'])])}."
+        )
     if not _blank(stub) and not given:
         problems.append(f"the body of the stub {name} must be `...`.")
     return problems
@@ -571,7 +636,9 @@ def _compare_classes(stub: ast.ClassDef, answer: ast.ClassDef, name: str) -> lis
     if [_text(b) for b in [*stub.bases, *stub.keywords]] != [_text(b) for b in [*answer.bases, *answer.keywords]]:
         problems.append(f"the stub {name} has other base classes than the solution.")
     if _decorators(stub) != _decorators(answer):
-        problems.append(f"{name} is decorated by {_decorators(stub)} in the stub and by {_decorators(answer)} in the solution.")
+        problems.append(
+            f"{name} is decorated by {_decorators(stub)} in the stub and by {_decorators(answer)} in the solution."
+        )
     if ast.get_docstring(stub) != ast.get_docstring(answer) or not ast.get_docstring(stub):
         problems.append(f"the docstring of the stub {name} is missing, or not the solution's.")
     if _others(stub) != _others(answer):
@@ -614,11 +681,19 @@ def known_mistakes(lesson: Lesson) -> list[str]:
         entries = listed.get(exercise.name, [])
         starred = any(isinstance(e, ast.Starred) for e in entries)
         if len(entries) < MISTAKES and not starred:
-            problems.append(f"{where}: {exercise.name} lists {len(entries)} known mistakes; at least {MISTAKES} are asked for.")
-        whys = [e.elts[2].value for e in entries if isinstance(e, ast.Tuple) and len(e.elts) == 3 and isinstance(e.elts[2], ast.Constant)]
+            problems.append(
+                f"{where}: {exercise.name} lists {len(entries)} known mistakes; at least {MISTAKES} are asked for."
+            )
+        whys = [
+            e.elts[2].value
+            for e in entries
+            if isinstance(e, ast.Tuple) and len(e.elts) == 3 and isinstance(e.elts[2], ast.Constant)
+        ]
         for why, count in Counter(whys).items():
             if count > 1 or len(str(why).split()) < 4:
-                problems.append(f"{where}: the mistake {why!r} of {exercise.name} needs a reason of its own, in words that help the reader.")
+                problems.append(
+                    f"{where}: the mistake {why!r} of {exercise.name} needs a reason of its own, in words that help the reader."
+                )
     if not ast.get_docstring(module):
         problems.append(f"{where}: the module has no docstring.")
     return problems
@@ -632,22 +707,32 @@ def checks(lesson: Lesson) -> list[str]:
         line = cell.line + node.lineno - 1
         claim = (ast.get_docstring(node) or "").split("\n")[0]
         if not claim.endswith("."):
-            problems.append(_at(lesson, line, f"the check {node.name} needs a docstring: one sentence that says what is right."))
+            problems.append(
+                _at(lesson, line, f"the check {node.name} needs a docstring: one sentence that says what is right.")
+            )
         if not names & set(lessons.parameters(node)):
-            problems.append(_at(lesson, line, f"the check {node.name} takes no answer: none of its parameters is an exercise."))
+            problems.append(
+                _at(lesson, line, f"the check {node.name} takes no answer: none of its parameters is an exercise.")
+            )
         for inner in ast.walk(node):
             text = _text(inner) if isinstance(inner, (ast.Attribute, ast.Call)) else ""
             if re.fullmatch(r"time\.(time|perf_counter|monotonic|process_time)(_ns)?", text):
-                problems.append(_at(lesson, line, f"the check {node.name} reads the clock; a timing is shown, never asserted."))
+                problems.append(
+                    _at(lesson, line, f"the check {node.name} reads the clock; a timing is shown, never asserted.")
+                )
     for cell in lesson.code_cells:
         if re.search(r"default_rng\(\s*\)", cell.source):
-            problems.append(_at(lesson, cell.line, "default_rng() without a seed: the page must give the same numbers twice."))
+            problems.append(
+                _at(lesson, cell.line, "default_rng() without a seed: the page must give the same numbers twice.")
+            )
         for node in ast.walk(_tree(cell)):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             imported = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             own = lesson.solution_module
             if module == own or own in imported or (module == "solutions" and lesson.stem in imported):
-                problems.append(_at(lesson, cell.line, "the page imports its own solution module; checks must not ask the answer."))
+                problems.append(
+                    _at(lesson, cell.line, "the page imports its own solution module; checks must not ask the answer.")
+                )
     return problems
 
 
@@ -670,7 +755,13 @@ def figures(lesson: Lesson) -> list[str]:
                 continue
             name, line = _text(node.func), cell.line + node.lineno - 1
             if re.fullmatch(r"(plt|pyplot|matplotlib\.pyplot|fig|figure)\.show", name):
-                problems.append(_at(lesson, line, f"{name}() shows a figure without alternative text; use figures.show(fig, alt=...)."))
+                problems.append(
+                    _at(
+                        lesson,
+                        line,
+                        f"{name}() shows a figure without alternative text; use figures.show(fig, alt=...).",
+                    )
+                )
             if name in ("figures.show", "day.explore", "figures.explore"):
                 alt = next((k.value for k in node.keywords if k.arg == "alt"), None)
                 alt = node.args[1] if alt is None and name == "figures.show" and len(node.args) > 1 else alt
@@ -679,7 +770,17 @@ def figures(lesson: Lesson) -> list[str]:
     return problems
 
 
-_NETWORK = {"requests", "urllib3", "httpx", "aiohttp", "http.client", "urllib.request", "ftplib", "smtplib", "huggingface_hub"}
+_NETWORK = {
+    "requests",
+    "urllib3",
+    "httpx",
+    "aiohttp",
+    "http.client",
+    "urllib.request",
+    "ftplib",
+    "smtplib",
+    "huggingface_hub",
+}
 
 
 def network(lesson: Lesson) -> list[str]:
@@ -690,7 +791,13 @@ def network(lesson: Lesson) -> list[str]:
             continue
         for number, line in enumerate(cell.source.split("\n"), cell.line):
             if re.match(r"\s*[!%]\s*(pip|conda|wget|curl|apt|git)\b", line):
-                problems.append(_at(lesson, number, "a page installs and downloads nothing; what it needs is a dependency or in llm180.data."))
+                problems.append(
+                    _at(
+                        lesson,
+                        number,
+                        "a page installs and downloads nothing; what it needs is a dependency or in llm180.data.",
+                    )
+                )
         if lesson.is_lab:
             continue
         for node in ast.walk(_tree(cell)):
@@ -704,7 +811,11 @@ def network(lesson: Lesson) -> list[str]:
                 if name in _NETWORK or name.split(".")[0] in _NETWORK:
                     problems.append(_at(lesson, line, f"{name} goes to the network; a lesson runs without."))
                     break
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\b(https?|ftp|wss?)://(?!localhost|127\.)", node.value):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and re.search(r"\b(https?|ftp|wss?)://(?!localhost|127\.)", node.value)
+            ):
                 problems.append(_at(lesson, line, "a cell holds an address of the web; data come from llm180.data."))
             if isinstance(node, ast.keyword) and node.arg == "download" and _text(node.value) == "True":
                 problems.append(_at(lesson, cell.line, "download=True: data come from llm180.data."))
@@ -793,7 +904,10 @@ def cross_references(lesson: Lesson) -> list[str]:
     for line, name, text in _roles(lesson):
         target = _target(text)
         if name == "doc" and not _exists(lesson, target, ".md"):
-            say(line, f"{{doc}} {target}: there is no such page (a day that is not written yet is named without a link).")
+            say(
+                line,
+                f"{{doc}} {target}: there is no such page (a day that is not written yet is named without a link).",
+            )
         elif name in ("ref", "eq", "numref") and target not in _labels():
             say(line, f"{{{name}}} {target}: no page defines this label.")
         elif name == "term" and target.lower() not in _terms():
@@ -827,10 +941,22 @@ def where_this_leads(lesson: Lesson) -> list[str]:
     problems = []
     bounds = (1, 5) if lesson.is_lab else CITED_AT_END
     if not _within(len(keys), bounds):
-        problems.append(_at(lesson, text[0][0], f"the last section cites {len(keys)} references; {bounds[0]} to {bounds[1]} are asked for."))
+        problems.append(
+            _at(
+                lesson,
+                text[0][0],
+                f"the last section cites {len(keys)} references; {bounds[0]} to {bounds[1]} are asked for.",
+            )
+        )
     count = sum(len(re.findall(r"\*\*Stretch", line)) for _, line in text)
     if count != 1:
-        problems.append(_at(lesson, text[0][0], f"the last section has {count} stretch tasks; one is asked for, beginning with **Stretch.**"))
+        problems.append(
+            _at(
+                lesson,
+                text[0][0],
+                f"the last section has {count} stretch tasks; one is asked for, beginning with **Stretch.**",
+            )
+        )
     return problems
 
 
@@ -841,7 +967,13 @@ def questions(lesson: Lesson) -> list[str]:
     problems = []
     line = next((h.line for h in page.headings if h.name == "Check yourself"), None)
     if not _within(len(asked), QUESTIONS):
-        problems.append(_at(lesson, line, f"Check yourself has {len(asked)} questions in dropdowns; {QUESTIONS[0]} to {QUESTIONS[1]} are asked for."))
+        problems.append(
+            _at(
+                lesson,
+                line,
+                f"Check yourself has {len(asked)} questions in dropdowns; {QUESTIONS[0]} to {QUESTIONS[1]} are asked for.",
+            )
+        )
     for block in asked:
         if len(block.argument.split()) < 4:
             problems.append(_at(lesson, block.line, "this dropdown's title must be the question."))
@@ -867,7 +999,13 @@ def words(lesson: Lesson) -> list[str]:
     count = lesson.word_count if lesson.is_lab else theory_words(lesson)
     bounds = LAB_WORDS if lesson.is_lab else THEORY_WORDS
     if not _within(count, bounds):
-        return [_at(lesson, 1, f"the {'page' if lesson.is_lab else 'theory'} has {count} words; {bounds[0]} to {bounds[1]} are asked for.")]
+        return [
+            _at(
+                lesson,
+                1,
+                f"the {'page' if lesson.is_lab else 'theory'} has {count} words; {bounds[0]} to {bounds[1]} are asked for.",
+            )
+        ]
     return []
 
 
@@ -877,7 +1015,13 @@ def minutes(lesson: Lesson) -> list[str]:
     reading = lesson.word_count / WORDS_PER_MINUTE
     total = doing + reading
     if not 0.6 * lesson.minutes <= total <= lesson.minutes + 15:
-        return [_at(lesson, 1, f"exercises ({doing} min) and reading (about {reading:.0f} min) make {total:.0f} of {lesson.minutes} minutes; mend the cards or the day.")]
+        return [
+            _at(
+                lesson,
+                1,
+                f"exercises ({doing} min) and reading (about {reading:.0f} min) make {total:.0f} of {lesson.minutes} minutes; mend the cards or the day.",
+            )
+        ]
     return []
 
 
@@ -890,7 +1034,13 @@ def demo_cells(lesson: Lesson) -> list[str]:
             continue
         count = sum(1 for line in cell.source.split("\n") if line.strip() and not line.strip().startswith("#"))
         if count > DEMO_LINES:
-            problems.append(_at(lesson, cell.line, f"this cell has {count} lines of code; {DEMO_LINES} are the limit: divide it, or move code into the solution module."))
+            problems.append(
+                _at(
+                    lesson,
+                    cell.line,
+                    f"this cell has {count} lines of code; {DEMO_LINES} are the limit: divide it, or move code into the solution module.",
+                )
+            )
     return problems
 
 
@@ -959,7 +1109,13 @@ def output_alt(lesson: Lesson, notebook: Any) -> list[str]:
         markup = _joined(data.get("text/html", "")) + _joined(data.get("image/svg+xml", ""))
         images = [kind for kind in data if kind.startswith("image/") and kind != "image/svg+xml"]
         if images and not re.search(r"<img\b", markup) and not _alt_in_metadata(output, cell):
-            problems.append(_at(lesson, cell.line, "a cell shows a bare figure; use figures.show(fig, alt=...), and end a plotting call with a name or `;`."))
+            problems.append(
+                _at(
+                    lesson,
+                    cell.line,
+                    "a cell shows a bare figure; use figures.show(fig, alt=...), and end a plotting call with a name or `;`.",
+                )
+            )
         for tag in re.findall(r"<img\b[^>]*>", markup):
             if not re.search(r"\balt=(\"\s*[^\"\s]|'\s*[^'\s])", tag):
                 problems.append(_at(lesson, cell.line, "an image among the outputs has no alt text."))
@@ -981,13 +1137,17 @@ def output_size(lesson: Lesson, notebook: Any) -> list[str]:
         data = output.get("data") or {}
         if output["output_type"] == "error":
             continue
-        shown = _joined(output.get("text", "")) or _joined(data.get("text/html", "")) or _joined(data.get("text/plain", ""))
+        shown = (
+            _joined(output.get("text", "")) or _joined(data.get("text/html", "")) or _joined(data.get("text/plain", ""))
+        )
         shown = re.sub(r"data:[\w/+;=-]*base64,[A-Za-z0-9+/=]+", "", shown)
         lines, size = shown.rstrip("\n").count("\n") + 1, len(shown)
         if "text/html" not in data and lines > OUTPUT_LINES:
             problems.append(_at(lesson, cell.line, f"an output has {lines} lines; {OUTPUT_LINES} are the limit."))
         if size > OUTPUT_CHARACTERS:
-            problems.append(_at(lesson, cell.line, f"an output has {size:,} characters; {OUTPUT_CHARACTERS:,} are the limit."))
+            problems.append(
+                _at(lesson, cell.line, f"an output has {size:,} characters; {OUTPUT_CHARACTERS:,} are the limit.")
+            )
     return problems
 
 
@@ -996,7 +1156,13 @@ def output_errors(lesson: Lesson, notebook: Any) -> list[str]:
     problems = []
     for cell, output in _outputs(lesson, notebook):
         if output["output_type"] == "error" and "raises-exception" not in cell.tags:
-            problems.append(_at(lesson, cell.line, f"the cell's output holds the error {output['ename']}, and its tags do not say so."))
+            problems.append(
+                _at(
+                    lesson,
+                    cell.line,
+                    f"the cell's output holds the error {output['ename']}, and its tags do not say so.",
+                )
+            )
         if re.search(r"^.*\b\w*Warning: ", _joined(output.get("text", "")), re.M) and output.get("name") == "stderr":
             problems.append(_at(lesson, cell.line, "the cell raises a warning: mend what it warns of."))
     return problems
@@ -1052,7 +1218,9 @@ def files_are_pages() -> list[str]:
         if path.name in ("index.md", "README.md"):
             continue
         if not execution.is_page(path):
-            found.append(f"{execution.relative(path)}: the name is neither dayNNN_slug.md nor lab_N_N_slug.md, so nothing tests it.")
+            found.append(
+                f"{execution.relative(path)}: the name is neither dayNNN_slug.md nor lab_N_N_slug.md, so nothing tests it."
+            )
             continue
         try:
             numbers[lessons.load(path).key] += 1
