@@ -115,9 +115,7 @@ class Page:
         self._before_each_cell()
         guard.seed_everything(lesson.number or 0)
         count = len(lesson.exercises)
-        mode = "solved" if self.solved else "learning"
-        exercises = f"{count} exercise{'s' if count != 1 else ''}"
-        print(f"{lesson.label} · {lesson.title} · {exercises} · {mode} mode")
+        print(f"{lesson.label} · {lesson.title} · {count} exercise{'s' if count != 1 else ''}")
 
     # --- exercises ---------------------------------------------------------------
 

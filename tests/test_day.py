@@ -32,7 +32,7 @@ def notebook(reader):
 
 def test_a_day_begins_with_one_line(notebook, capsys):
     Notebook(notebook.page.lesson)
-    assert capsys.readouterr().out.splitlines()[-1] == "Day 7 · A toy day · 2 exercises · learning mode"
+    assert capsys.readouterr().out.splitlines()[-1] == "Day 7 · A toy day · 2 exercises"
 
 
 def test_while_an_answer_is_blank_the_reference_stands_in(notebook, capsys):

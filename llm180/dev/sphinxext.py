@@ -520,17 +520,12 @@ def notebook_path(lesson: lessons.Lesson) -> str:
     return f"labs/{lesson.stem}.ipynb" if lesson.is_lab else f"stage{lesson.stage}/{lesson.stem}.ipynb"
 
 
-def _branch(lesson: lessons.Lesson) -> str:
-    """A lab's notebook is committed beside its source; a lesson's is published on a branch of its own."""
-    return "main" if lesson.is_lab else NOTEBOOKS_BRANCH
-
-
 def colab_url(lesson: lessons.Lesson) -> str:
-    return f"{COLAB}/{_owner_and_name()}/blob/{_branch(lesson)}/{notebook_path(lesson)}"
+    return f"{COLAB}/{_owner_and_name()}/blob/{NOTEBOOKS_BRANCH}/{notebook_path(lesson)}"
 
 
 def binder_url(lesson: lessons.Lesson) -> str:
-    return f"{BINDER}/{_owner_and_name()}/{_branch(lesson)}?urlpath=lab/tree/{notebook_path(lesson)}"
+    return f"{BINDER}/{_owner_and_name()}/{NOTEBOOKS_BRANCH}?urlpath=lab/tree/{notebook_path(lesson)}"
 
 
 def download_path(lesson: lessons.Lesson) -> str:
@@ -563,13 +558,10 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
     out = Path(app.outdir)
     for copy in (out / "_sources").rglob("*.ipynb"):
         copy.unlink()
-    made_by = Path(notebooks.__file__).stat().st_mtime
     expected = set()
     for lesson in lessons.all_pages():
         target = out / download_path(lesson)
         expected.add(target)
-        if target.exists() and target.stat().st_mtime > max(lesson.path.stat().st_mtime, made_by):
-            continue
         try:
             text = notebooks.notebook_text(notebooks.portable_notebook(lesson))
         except notebooks.NotebookError as problem:

@@ -85,7 +85,7 @@ def contents() -> dict[str, Any]:
         index = paths.BOOK / f"stage{stage}" / "index.md"
         pages = _stage_pages(stage)
         if index.exists():
-            chapter: dict[str, Any] = {"file": _name(index)}
+            chapter: dict[str, Any] = {"file": _name(index), "title": "Overview"}  # the part names the stage
             if pages:
                 chapter["sections"] = entries(pages)
             chapters = [chapter]
