@@ -131,11 +131,10 @@ def test_notebooks_are_offered_and_open_where_they_say(html: Path, built: dict[s
         assert notebook["nbformat"] == 4
         assert not any(cell.get("outputs") for cell in notebook["cells"]), "a notebook to solve has no outputs"
         links = built[lesson.path.relative_to(paths.ROOT).with_suffix(".html").as_posix()].links
-        branch = "main" if lesson.is_lab else "notebooks"
         colab = [link for link in links if "colab.research.google.com" in link]
-        assert colab and all(link.endswith(f"/blob/{branch}/{path}") for link in colab)
+        assert colab and all(link.endswith(f"/blob/notebooks/{path}") for link in colab)
         binder = [link for link in links if "mybinder.org" in link]
-        assert binder and all(link.endswith(f"/{branch}?urlpath=lab/tree/{path}") for link in binder)
+        assert binder and all(link.endswith(f"/notebooks?urlpath=lab/tree/{path}") for link in binder)
         downloads = [link for link in links if link.endswith(".ipynb") and not _elsewhere(link)]
         assert downloads and all(link.endswith(f"_notebooks/{path}") for link in downloads)
     assert not list((html / "_sources").rglob("*.ipynb"))
