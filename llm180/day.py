@@ -315,7 +315,7 @@ class Page:
                     check.refused.add((name, why))
         self._verdicts[check.name] = verdict
         refused = len(check.refused)
-        print(f"✓ {check.name}: passed; it refuses the blank stub and {refused} of {listed} known mistakes")
+        print(f"✓ {check.name}: passed; refuses the blank stub and {refused} of {listed} mistakes")
 
     # --- telling ---------------------------------------------------------------------
 
