@@ -8,7 +8,6 @@ importing the package costs nothing and needs no third-party library.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,13 +24,6 @@ _HOME = {
     "known_mistakes": "llm180.mistakes",
 }
 _MODULES = {"data", "expect", "figures"}
-
-if os.environ.get("LLM180_TRACE"):
-    # A page is being executed for the record of what it depends on; each
-    # process that it starts adds what it used.
-    from llm180.dev import execution as _execution
-
-    _execution.trace_this_process()
 
 
 def __getattr__(name: str) -> Any:

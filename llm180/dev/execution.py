@@ -193,14 +193,6 @@ def kernel_environment(trace: Path, home: Path) -> dict[str, str]:
     return environment
 
 
-def trace_this_process() -> None:
-    """Start the notes in a process that ``sitecustomize`` did not reach (``python -S``)."""
-    if "sitecustomize" not in sys.modules:
-        import runpy
-
-        runpy.run_path(str(TRACING / "sitecustomize.py"), run_name="sitecustomize")
-
-
 CHANGED_MEANWHILE = "changed while the page ran"
 
 
