@@ -260,6 +260,9 @@ class Page:
             verdict.word, verdict.expected = "failed", error.expected + subject
             verdict.came, verdict.cause = error.came, error.cause
             verdict.spot = (_line_in(error, check.function), error.expected, error.came)
+        elif hasattr(error, "told"):  # llm180.distributed: it says itself what each rank did, line by line
+            verdict.word, verdict.expected = "error", str(error).replace("\n", "\n" + 10 * " ")
+            verdict.spot = (_line_in(error, check.function), error.told)
         elif isinstance(error, AssertionError) and not _inside_answer(error, values):
             verdict.word = "failed"
             verdict.expected = _first_lines(str(error)) or _source_line(error, check.function)
@@ -315,7 +318,7 @@ class Page:
                     check.refused.add((name, why))
         self._verdicts[check.name] = verdict
         refused = len(check.refused)
-        print(f"✓ {check.name}: passed; refuses the blank stub and {refused} of {listed} mistakes")
+        print(f"✓ {check.name}: passed; refuses the stub and {refused} of {listed} mistakes")
 
     # --- telling ---------------------------------------------------------------------
 
@@ -334,6 +337,7 @@ class Page:
             lines += [f"  likely    {verdict.cause}"]
         if verdict.printed:
             lines += [f"  printed   {verdict.printed}"]
+        lines = "\n".join(lines).split("\n")
         return "\n".join(line if len(line) < 400 else line[:397] + "..." for line in lines)
 
     def _keep(self, name: str, check: Check, verdict: Verdict) -> str:

@@ -13,7 +13,8 @@ def back_substitute(U: np.ndarray, y: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     U:
-        ``(n, n)``, float. Only its upper triangle is read; no diagonal entry is zero.
+        ``(n, n)``, float. Only its upper triangle is read; no diagonal entry is
+        zero.
     y:
         ``(n,)`` or ``(n, k)``, of the dtype of ``U``.
 
@@ -28,7 +29,7 @@ def back_substitute(U: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def lu_factor(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factor a square matrix by elimination with partial pivoting: ``L @ U == A[order]``.
+    """Factor by elimination with partial pivoting: ``L @ U == A[order]``.
 
     Parameters
     ----------
@@ -38,14 +39,15 @@ def lu_factor(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     lu:
-        ``(n, n)``: ``U`` on and above the diagonal, the multipliers of ``L`` below it. The
-        ones on the diagonal of ``L`` are not stored. No multiplier exceeds 1 in absolute
-        value. float32 if ``A`` is float32, else float64.
+        ``(n, n)``: ``U`` on and above the diagonal, the multipliers of ``L`` below
+        it. The ones on the diagonal of ``L`` are not stored. No multiplier exceeds
+        1 in absolute value. float32 if ``A`` is float32, else float64.
     order:
         ``(n,)``, int64: row ``i`` of ``L @ U`` is row ``order[i]`` of ``A``.
 
-    Raises ValueError if ``A`` is not a square matrix, and ``numpy.linalg.LinAlgError`` if a
-    column has no pivot other than exactly zero: the matrix is singular.
+    Raises ValueError if ``A`` is not a square matrix, and
+    ``numpy.linalg.LinAlgError`` if a column has no pivot other than exactly zero:
+    the matrix is singular.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 21.1.
     """
@@ -56,7 +58,9 @@ def lu_factor(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for k in range(len(lu)):
         p = k + np.argmax(np.abs(lu[k:, k]))
         if lu[p, k] == 0:
-            raise np.linalg.LinAlgError(f"the matrix is singular: column {k} has no pivot")
+            raise np.linalg.LinAlgError(
+                f"the matrix is singular: column {k} has no pivot"
+            )
         lu[[k, p]] = lu[[p, k]]
         order[[k, p]] = order[[p, k]]
         lu[k + 1 :, k] /= lu[k, k]
@@ -122,13 +126,13 @@ def lu_solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     A:
         ``(n, n)``, real.
     b:
-        ``(n,)``, or ``(n, k)`` for ``k`` right-hand sides, which share one factorization.
-        Both are left unchanged.
+        ``(n,)``, or ``(n, k)`` for ``k`` right-hand sides, which share one
+        factorization. Both are left unchanged.
 
     Returns
     -------
-    ``x`` of the shape of ``b``; float32 if ``A`` and ``b`` both are, else computed and
-    returned in float64.
+    ``x`` of the shape of ``b``; float32 if ``A`` and ``b`` both are, else computed
+    and returned in float64.
 
     Raises ValueError if ``A`` is not square or ``b`` is not of such a shape, and
     ``numpy.linalg.LinAlgError`` if ``A`` is singular.
@@ -136,7 +140,9 @@ def lu_solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", lectures 17 and 21.
     """
     if b.ndim not in (1, 2) or len(b) != len(A):
-        raise ValueError(f"b of shape {b.shape} does not fit a matrix of shape {A.shape}")
+        raise ValueError(
+            f"b of shape {b.shape} does not fit a matrix of shape {A.shape}"
+        )
     dtype = np.float32 if A.dtype == b.dtype == np.float32 else np.float64
     lu, order = lu_factor(A.astype(dtype))
     y = b[order].astype(dtype)
@@ -191,23 +197,28 @@ def qr_householder(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     A:
-        ``(m, n)`` with ``m >= n``, real, of any rank, any strides. It is left unchanged.
+        ``(m, n)`` with ``m >= n``, real, of any rank, any strides. It is left
+        unchanged.
 
     Returns
     -------
     Q:
-        ``(m, n)``, with orthonormal columns: ``Q.T @ Q`` is the identity up to rounding,
-        whatever the condition number of ``A``.
+        ``(m, n)``, with orthonormal columns: ``Q.T @ Q`` is the identity up to
+        rounding, whatever the condition number of ``A``.
     R:
-        ``(n, n)``, exactly zero below the diagonal. Its diagonal entries have any sign.
+        ``(n, n)``, exactly zero below the diagonal. Its diagonal entries have any
+        sign.
 
-    Both float32 if ``A`` is float32, else float64. Raises ValueError if ``A`` is not a matrix
-    or has more columns than rows.
+    Both float32 if ``A`` is float32, else float64. Raises ValueError if ``A`` is
+    not a matrix or has more columns than rows.
 
-    Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithms 10.1 and 10.3.
+    Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithms 10.1 and
+    10.3.
     """
     if A.ndim != 2 or A.shape[0] < A.shape[1]:
-        raise ValueError(f"expected at least as many rows as columns, got shape {A.shape}")
+        raise ValueError(
+            f"expected at least as many rows as columns, got shape {A.shape}"
+        )
     m, n = A.shape
     R = A.astype(np.float32 if A.dtype == np.float32 else np.float64)
     Q = np.eye(m, n, dtype=R.dtype)
@@ -277,29 +288,34 @@ def least_squares(A: np.ndarray, b: np.ndarray, ridge: float = 0.0) -> np.ndarra
     Parameters
     ----------
     A:
-        ``(m, n)``, real: one row per observation. ``m >= n`` unless ``ridge`` is positive.
+        ``(m, n)``, real: one row per observation. ``m >= n`` unless ``ridge`` is
+        positive.
     b:
-        ``(m,)``, or ``(m, k)`` for ``k`` targets, each fitted on its own. Both are left
-        unchanged.
+        ``(m,)``, or ``(m, k)`` for ``k`` targets, each fitted on its own. Both are
+        left unchanged.
     ridge:
-        Weight of the penalty, at least 0, in the units of ``A`` squared. The penalty is
-        added as rows below ``A``, so that the normal equations are never formed.
+        Weight of the penalty, at least 0, in the units of ``A`` squared. The
+        penalty is added as rows below ``A``, so that the normal equations are never
+        formed.
 
     Returns
     -------
-    ``x`` of shape ``(n,)`` or ``(n, k)``; float32 if ``A`` and ``b`` both are, else computed
-    and returned in float64.
+    ``x`` of shape ``(n,)`` or ``(n, k)``; float32 if ``A`` and ``b`` both are, else
+    computed and returned in float64.
 
-    Raises ValueError if ``b`` does not fit ``A``, if ``ridge`` is negative, or if ``A`` has
-    more columns than rows and ``ridge`` is 0. Raises ``numpy.linalg.LinAlgError`` if a
-    diagonal entry of ``R`` is in absolute value at most ``rows * eps`` times the largest:
-    ``rows`` is ``m``, or ``m + n`` with ridge, and ``eps`` is that of the dtype.
+    Raises ValueError if ``b`` does not fit ``A``, if ``ridge`` is negative, or if
+    ``A`` has more columns than rows and ``ridge`` is 0. Raises
+    ``numpy.linalg.LinAlgError`` if a diagonal entry of ``R`` is in absolute value
+    at most ``rows * eps`` times the largest: ``rows`` is ``m``, or ``m + n`` with
+    ridge, and ``eps`` is that of the dtype.
 
-    Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 11.2; for ridge,
-    Golub and Van Loan 2013, "Matrix Computations", sec. 6.1.
+    Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 11.2; for
+    ridge, Golub and Van Loan 2013, "Matrix Computations", sec. 6.1.
     """
     if b.ndim not in (1, 2) or len(b) != len(A):
-        raise ValueError(f"b of shape {b.shape} does not fit a matrix of shape {A.shape}")
+        raise ValueError(
+            f"b of shape {b.shape} does not fit a matrix of shape {A.shape}"
+        )
     if ridge < 0:
         raise ValueError(f"ridge must be at least 0, got {ridge}")
     dtype = np.float32 if A.dtype == b.dtype == np.float32 else np.float64
@@ -312,7 +328,9 @@ def least_squares(A: np.ndarray, b: np.ndarray, ridge: float = 0.0) -> np.ndarra
     size = np.abs(np.diagonal(R))
     # equivalent `initial=-1.0`: where R has a diagonal, its largest size is at least 0
     if (size <= len(A) * np.finfo(dtype).eps * size.max(initial=0.0)).any():
-        raise np.linalg.LinAlgError("the columns are linearly dependent: drop some, or set ridge")
+        raise np.linalg.LinAlgError(
+            "the columns are linearly dependent: drop some, or set ridge"
+        )
     return back_substitute(R, Q.T @ b)
 
 

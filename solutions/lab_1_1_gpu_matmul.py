@@ -1,4 +1,4 @@
-"""Lab 1.1: a timer for a device that works on its own, a tiled matrix product, and what it moves."""
+"""Lab 1.1: a timer for an asynchronous device, a tiled product, and what it moves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def measure(
 ) -> float:
     """The median time of ``repeats`` calls of ``work``, in the clock's seconds.
 
-    ``work()`` may return before the device has done it; ``synchronize()`` returns when the
-    device has done everything that was asked of it. ``warmup`` calls come first and do not
-    count, nor does work that was asked for earlier. ``work`` is called ``warmup + repeats``
-    times. Raises ValueError if ``warmup < 0`` or ``repeats < 1``, before any call.
+    ``work()`` may return before the device has done it; ``synchronize()`` returns
+    when the device has done everything that was asked of it. ``warmup`` calls come
+    first and do not count, nor does work that was asked for earlier. ``work`` is
+    called ``warmup + repeats`` times. Raises ValueError if ``warmup < 0`` or
+    ``repeats < 1``, before any call.
     """
     if warmup < 0 or repeats < 1:
-        raise ValueError(f"warmup is at least 0 and repeats at least 1, got {warmup} and {repeats}")
+        raise ValueError(
+            f"warmup is at least 0 and repeats at least 1, got {warmup} and {repeats}"
+        )
     for _ in range(warmup):
         work()
     synchronize()
@@ -53,8 +56,16 @@ known_mistakes(
         "        work()\n",
         "work that is still queued when the timing begins counts into the first time",
     ),
-    ("statistics.median(seconds)", "statistics.fmean(seconds)", "a mean follows one slow call; the median does not"),
-    ("statistics.median(seconds)", "min(seconds)", "the fastest call is not the median call"),
+    (
+        "statistics.median(seconds)",
+        "statistics.fmean(seconds)",
+        "a mean follows one slow call; the median does not",
+    ),
+    (
+        "statistics.median(seconds)",
+        "min(seconds)",
+        "the fastest call is not the median call",
+    ),
     (
         "    for _ in range(warmup):\n        work()\n",
         "",
@@ -80,12 +91,13 @@ def matmul_tiled(
 ) -> None:
     """One program of ``c = a @ b``: the tile of ``c`` at the program's two indices.
 
-    A kernel, in Triton's language. Program ``(i, j)`` computes rows ``i * TILE_M`` and columns
-    ``j * TILE_N`` onward, of shape ``(TILE_M, TILE_N)``, summed in float32 over blocks of
-    ``TILE_K``. Entry ``(r, s)`` of ``a``, shape ``(m, k)``, lies at ``a + r * a_row + s * a_col``;
-    ``b``, shape ``(k, n)``, likewise; ``c``, shape ``(m, n)``, is row-major. The tiles need not
-    divide the sizes. Nothing outside the matrices is read or written, and a program reads
-    each entry that it needs once.
+    A kernel, in Triton's language. Program ``(i, j)`` computes rows ``i * TILE_M``
+    and columns ``j * TILE_N`` onward, of shape ``(TILE_M, TILE_N)``, summed in
+    float32 over blocks of ``TILE_K``. Entry ``(r, s)`` of ``a``, shape ``(m, k)``,
+    lies at ``a + r * a_row + s * a_col``; ``b``, shape ``(k, n)``, likewise; ``c``,
+    shape ``(m, n)``, is row-major. The tiles need not divide the sizes. Nothing
+    outside the matrices is read or written, and a program reads each entry that it
+    needs once.
 
     Source: Tillet, Kung and Cox (2019), "Triton", section 3.
     """
@@ -95,10 +107,12 @@ def matmul_tiled(
     for start in range(0, k, TILE_K):
         across = start + tl.arange(0, TILE_K)[None, :]
         down = start + tl.arange(0, TILE_K)[:, None]
+        in_a = (rows < m) & (across < k)
+        in_b = (down < k) & (cols < n)
         # equivalent `other=1.0` `other=-1.0`: beyond k the other block is 0
-        left = tl.load(a + rows * a_row + across * a_col, mask=(rows < m) & (across < k), other=0.0)
+        left = tl.load(a + rows * a_row + across * a_col, mask=in_a, other=0.0)
         # equivalent `other=1.0` `other=-1.0`: beyond k the other block is 0
-        right = tl.load(b + down * b_row + cols * b_col, mask=(down < k) & (cols < n), other=0.0)
+        right = tl.load(b + down * b_row + cols * b_col, mask=in_b, other=0.0)
         total += tl.dot(left, right)
     tl.store(c + rows * n + cols, total, mask=(rows < m) & (cols < n))
 
@@ -106,21 +120,25 @@ def matmul_tiled(
 known_mistakes(
     matmul_tiled,
     (
-        "mask=(rows < m) & (across < k)",
-        "mask=rows < m",
+        "in_a = (rows < m) & (across < k)",
+        "in_a = rows < m",
         "the last block along k is not masked in a: it reads past the end of a row",
     ),
     (
-        "mask=(down < k) & (cols < n)",
-        "mask=down < k",
+        "in_b = (down < k) & (cols < n)",
+        "in_b = down < k",
         "the last tile along n is not masked in b: it reads past the end of a row",
     ),
     (
-        "(across < k), other=0.0)",
-        "(across < k))",
+        "mask=in_a, other=0.0)",
+        "mask=in_a)",
         "without other=0.0 the entries that the mask leaves out are undefined, and they go into the sum",
     ),
-    ("total += tl.dot", "total = tl.dot", "each block's product replaces the sum so far"),
+    (
+        "total += tl.dot",
+        "total = tl.dot",
+        "each block's product replaces the sum so far",
+    ),
     (
         "down = start + tl.arange",
         "down = tl.arange",
@@ -144,25 +162,34 @@ known_mistakes(
 )
 
 
-def arithmetic_intensity(m: int, n: int, k: int, tile_m: int, tile_n: int, itemsize: int) -> float:
+def arithmetic_intensity(
+    m: int, n: int, k: int, tile_m: int, tile_n: int, itemsize: int
+) -> float:
     """FLOP per byte that a tiled product of ``(m, k)`` and ``(k, n)`` loads and stores.
 
-    A multiplication and an addition are 2 FLOP. Each program computes one ``(tile_m, tile_n)``
-    tile of the result; it loads the rows of the one matrix and the columns of the other that
-    it needs, each entry once, and stores its tile. Tiles at the edges are cut off: nothing
-    outside the matrices is moved. Entries have ``itemsize`` bytes in all three matrices.
+    A multiplication and an addition are 2 FLOP. Each program computes one
+    ``(tile_m, tile_n)`` tile of the result; it loads the rows of the one matrix and
+    the columns of the other that it needs, each entry once, and stores its tile.
+    Tiles at the edges are cut off: nothing outside the matrices is moved. Entries
+    have ``itemsize`` bytes in all three matrices.
 
     Raises ValueError if an argument is below 1.
     """
     if min(m, n, k, tile_m, tile_n, itemsize) < 1:
-        raise ValueError(f"sizes are at least 1, got {(m, n, k, tile_m, tile_n, itemsize)}")
+        raise ValueError(
+            f"sizes are at least 1, got {(m, n, k, tile_m, tile_n, itemsize)}"
+        )
     loads = m * k * cdiv(n, tile_n) + k * n * cdiv(m, tile_m)
     return 2 * m * n * k / (itemsize * (loads + m * n))
 
 
 known_mistakes(
     arithmetic_intensity,
-    ("2 * m * n * k", "m * n * k", "a multiplication and an addition count as two operations"),
+    (
+        "2 * m * n * k",
+        "m * n * k",
+        "a multiplication and an addition count as two operations",
+    ),
     ("(loads + m * n)", "loads", "the store of the result is left out"),
     (
         "m * k * cdiv(n, tile_n) + k * n * cdiv(m, tile_m)",
@@ -174,5 +201,9 @@ known_mistakes(
         "m * k * n / tile_n + k * n * m / tile_m",
         "a tile that is cut off at the edge still loads its whole rows: the number of tiles is rounded up",
     ),
-    ("m * k * cdiv(n, tile_n) + k * n * cdiv(m, tile_m)", "m * k + k * n", "that is the traffic of one tile as large as the result"),
+    (
+        "m * k * cdiv(n, tile_n) + k * n * cdiv(m, tile_m)",
+        "m * k + k * n",
+        "that is the traffic of one tile as large as the result",
+    ),
 )

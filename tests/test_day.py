@@ -248,7 +248,7 @@ def test_in_solved_mode_the_reference_takes_the_place_of_any_answer(solved, caps
     solved.cell(COUNTS)
     solved.cell("day.summary()")
     out = capsys.readouterr().out
-    assert "✓ multiplies: passed; refuses the blank stub and 3 of 3 mistakes" in out
+    assert "✓ multiplies: passed; refuses the stub and 3 of 3 mistakes" in out
     assert "Counter: 1 check; 3 of 3 known mistakes refused" in out
     assert not (solved.page.lesson.path.parent.parent / "home").exists(), "solved mode keeps no progress"
 

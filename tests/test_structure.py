@@ -339,6 +339,7 @@ HINT = "```{hint} scale\nAn array times a number is an array.\n```\n"
 FOLDED = "```{solution} scale\n```\n"
 SCALE = "def scale(x: np.ndarray, a: float = 2.0) -> np.ndarray:"
 DEMO = "print(scale(np.ones(3)))"
+HIDDEN = ":tags: [hide-input]\n\n"
 IDEA = "## A second idea\n"
 
 # rule, what is replaced in the page, by what, and what the problem must say.
@@ -440,6 +441,11 @@ BROKEN_PAGES: list[tuple[str, str, str, str]] = [
     ("minutes", "minutes: 45}", "minutes: 5}", "of 150 minutes"),
     ("minutes", "minutes: 45}", "minutes: 145}", "of 150 minutes"),
     ("demo_cells", DEMO, "\n".join(f"x{i} = {i}" for i in range(26)), "26 lines of code; 25 are the limit"),
+    ("demo_cells", DEMO, HIDDEN + "\n".join(f"x{i} = {i}" for i in range(41)), "41 lines of code; 40 are the limit"),
+    ("code_width", DEMO, "x = " + "1" * 85, "this line of code has 89 characters; 88 are the limit"),
+    ("code_width", SCALE, SCALE + "  # " + "x" * 40, "this line of code has 99 characters"),
+    ("code_width", "Without a factor, every", "Without a factor, " + "x" * 40 + " every", "this line of code has"),
+    ("code_width", 'alt="An arrow."', f'alt="{SENTENCE}"', "this line of code has"),
     ("voice", "Day 3 puts boxes into boxes.", "Day 3 puts boxes into boxes!", "an exclamation mark"),
     ("voice", "Square, add, take the root.", "Simply square, add, take the root.", "'Simply' tells the reader"),
     ("voice", "Because it has memory of its own.", "Because it obviously has memory of its own.", "'obviously' tells"),
@@ -463,6 +469,12 @@ BROKEN_SOLUTIONS: list[tuple[str, str, str, str]] = [
     ("stubs_match", "def scale(", "def scales(", "defines no scale"),
     ("stubs_match", "    def _squares(self)", "    def squares(self)", "lacks the methods ['squares']"),
     ("stubs_match", "def scale(x", "def scale x", "does not parse"),
+    (
+        "code_width",
+        "return a * x",
+        "return a * x" + " " * 40 + "# " + "x" * 40,
+        "line of the folded solution has 98 characters",
+    ),
     ("unsaid", "return a * x", "return a * x  # see ../" + "shared", "has no place in the book"),
 ]
 
@@ -531,6 +543,36 @@ def test_code_formulas_and_roles_are_no_prose(project: Project) -> None:
             project.lesson(GOOD.replace("Day 3 puts", allowed + "\nA just-in-time compiler. Day 3 puts", 1))
         )
         == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (DEMO, "\n".join(f"x{i} = {i}" for i in range(25))),
+        (DEMO, HIDDEN + "# no line of code\n\n" + "\n".join(f"x{i} = {i}" for i in range(40))),
+        (DEMO, "x = " + "1" * 84),
+        ("Day 3 puts", "Day 3 " + "really " * 20 + "puts"),
+        ("import sys\n", f"import sys\n# {SENTENCE}\n"),  # in the Colab cell
+    ],
+    ids=["25 lines", "40 folded lines", "88 characters", "prose", "Colab cell"],
+)
+def test_code_within_its_limits_passes(project: Project, old: str, new: str) -> None:
+    assert GOOD.count(old) >= 1
+    lesson = project.lesson(GOOD.replace(old, new, 1))
+    assert structure.demo_cells(lesson) + structure.code_width(lesson) == []
+
+
+def test_of_a_solution_the_width_of_what_the_page_shows_counts(project: Project) -> None:
+    """Reasons of known mistakes and marks of equivalent mutants are left out on the page."""
+    solution = SOLUTION.replace("the factor is left out", SENTENCE, 1)
+    solution = solution.replace("    return a * x", f"    # equivalent `x * a`: {SENTENCE}\n    return a * x", 1)
+    assert solution.count(SENTENCE) == 2
+    assert structure.code_width(project.lesson(solution=solution)) == []
+    lesson = project.lesson(solution=SOLUTION.replace("return a * x", f"return a * x  # {SENTENCE}", 1))
+    line = SOLUTION[: SOLUTION.index("return a * x")].count("\n") + 1
+    assert structure.code_width(lesson)[0].startswith(
+        f"solutions/day002_small_things.py:{line}: this line of the folded"
     )
 
 

@@ -20,7 +20,6 @@ import ast
 import hashlib
 import io
 import os
-import re
 import tokenize
 from pathlib import Path
 from typing import Any

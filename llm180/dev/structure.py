@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from llm180 import lessons, paths
+from llm180 import lessons, mistakes, paths
 from llm180.dev import execution, plan
 from llm180.lessons import Cell, Lesson, LessonError
 
@@ -35,6 +35,8 @@ OPENING_WORDS = (25, 160)
 DAY_MINUTES = (120, 180)
 WORDS_PER_MINUTE = 50  # with the formulas and the code between them
 DEMO_LINES = 25
+FOLDED_LINES = 40
+CODE_WIDTH = 88  # characters; what is wider is cut off on the page
 OUTPUT_LINES = 60
 OUTPUT_CHARACTERS = 20_000
 
@@ -1026,21 +1028,47 @@ def minutes(lesson: Lesson) -> list[str]:
 
 
 def demo_cells(lesson: Lesson) -> list[str]:
-    """A cell that shows something has at most 25 lines of code."""
+    """A cell that shows something has at most 25 lines of code; a folded one, tagged hide-input, 40."""
     exempt = {id(cell) for mark in ("exercise", "check") for cell, _ in _marked(lesson, mark)}
     problems = []
     for cell in lesson.code_cells:
         if id(cell) in exempt or "colab" in cell.tags:
             continue
         count = sum(1 for line in cell.source.split("\n") if line.strip() and not line.strip().startswith("#"))
-        if count > DEMO_LINES:
+        limit = FOLDED_LINES if "hide-input" in cell.tags else DEMO_LINES
+        if count > limit:
             problems.append(
                 _at(
                     lesson,
                     cell.line,
-                    f"this cell has {count} lines of code; {DEMO_LINES} are the limit: divide it, or move code into the solution module.",
+                    f"this cell has {count} lines of code; {limit} are the limit: divide it, or move code into the solution module.",
                 )
             )
+    return problems
+
+
+def code_width(lesson: Lesson) -> list[str]:
+    """A line of code that the page shows has at most 88 characters: in a cell, or in a folded solution."""
+    wide = f"characters; {CODE_WIDTH} are the limit, or the page cuts it off."
+    problems = []
+    for cell in lesson.code_cells:
+        if "colab" in cell.tags:
+            continue  # generated, and on the page it is left out
+        for number, line in enumerate(cell.source.split("\n"), cell.line):
+            if len(line) > CODE_WIDTH:
+                problems.append(_at(lesson, number, f"this line of code has {len(line)} {wide}"))
+    if not lesson.solution_path.exists():
+        return problems  # said by stubs_match
+    where, source = execution.relative(lesson.solution_path), lesson.solution_path.read_text(encoding="utf-8")
+    for exercise in lesson.exercises:
+        try:
+            answer = mistakes.answer_source(source, exercise.name)
+        except (SyntaxError, mistakes.MistakeError):
+            continue  # said by stubs_match
+        for line in answer.split("\n"):
+            if len(line) > CODE_WIDTH:
+                number = source[: source.index(line)].count("\n") + 1
+                problems.append(f"{where}:{number}: this line of the folded solution has {len(line)} {wide}")
     return problems
 
 
@@ -1088,6 +1116,7 @@ RULES: list[Callable[[Lesson], list[str]]] = [
     words,
     minutes,
     demo_cells,
+    code_width,
     voice,
     unsaid,
 ]
