@@ -1,0 +1,4 @@
+// Only signatures, to compile Embed.java where the real jar is not at hand. See the Java API of ONNX Runtime.
+package ai.onnxruntime;
+
+public class OrtException extends Exception {}
