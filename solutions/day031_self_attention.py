@@ -476,7 +476,7 @@ def head_viewer(
     if s > 1:
         slider = (
             f'<label><input type="range" min="0" max="{s - 1}" value="{s - 1}" '
-            f'aria-label="version"><output>{html.escape(labels[-1])}</output></label>'
+            f'aria-label="which weights"><output>{html.escape(labels[-1])}</output></label>'
         )
     data = {"t": list(tokens), "w": percent, "l": list(labels), "first": first}
     data["n"] = [list(row) for row in notes] if notes else None
