@@ -24,7 +24,10 @@ VENV = os.path.join(ROOT, ".venv")
 WINDOWS = os.name == "nt"
 
 # Commands for which an environment has to hold more than the reader's part.
-NEEDS = {"serve": ("book", "test"), "build": ("book", "test"), "test": ("test",), "bench": ("book", "test")}
+NEEDS = {"serve": ("book", "test"), "build": ("book", "test"), "test": ("book", "test"), "bench": ("book", "test")}
+
+# Groups that every set-up installs. The others belong to lessons; they come with `setup lessons` and with the tests.
+EVERYBODY = ("read", "book", "test")
 
 HELP = """\
 LLM in 180 Days. This environment is not set up yet; each of these commands sets it up first
@@ -33,7 +36,7 @@ LLM in 180 Days. This environment is not set up yet; each of these commands sets
   python3 -m llm180 serve     build the book and read it in a browser
   python3 -m llm180 test      run every test
   python3 -m llm180 next      open the next lesson in JupyterLab
-  python3 -m llm180 setup     only set up, or repair
+  python3 -m llm180 setup     only set up, or repair; `setup lessons`: with what some lessons need besides
 """
 
 
@@ -71,8 +74,10 @@ def missing_packages(command):
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         project = tomllib.load(file).get("project", {})
     wanted = list(project.get("dependencies", []))
-    for group in NEEDS.get(command, ()):
-        wanted += project.get("optional-dependencies", {}).get(group, [])
+    groups = project.get("optional-dependencies", {})
+    for group in groups:
+        if group in NEEDS.get(command, ()) or (wants_lessons([command]) and group not in EVERYBODY):
+            wanted += groups[group]
     missing = []
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
@@ -81,6 +86,11 @@ def missing_packages(command):
         except metadata.PackageNotFoundError:
             missing.append(name)
     return missing
+
+
+def wants_lessons(arguments):
+    """Whether a command needs the packages of all lessons, not only those that every reader has."""
+    return list(arguments[:1]) == ["test"] or list(arguments[:2]) == ["setup", "lessons"]
 
 
 def supported(version=None):
@@ -125,13 +135,13 @@ def stamp_path():
     return os.path.join(VENV, "llm180-stamp.json")
 
 
-def wanted_stamp(version):
-    """What the set-up depends on: the two files, the place (an editable install names it), the Python."""
+def wanted_stamp(version, lessons=False):
+    """What the set-up depends on: the files, the place (an editable install names it), the Python; with which lessons' packages."""
     digest = hashlib.sha256()
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "requirements-lessons.txt", "pyproject.toml"):
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read().replace(b"\r\n", b"\n") + b"\0")
-    return {"files": digest.hexdigest(), "root": ROOT, "python": _dotted(version[:2])}
+    return {"files": digest.hexdigest(), "root": ROOT, "python": _dotted(version[:2]), "lessons": lessons}
 
 
 def read_stamp():
@@ -151,15 +161,15 @@ def write_stamp(stamp):
     os.replace(temporary, stamp_path())
 
 
-def ready():
-    """Whether the environment is set up for the files as they are now."""
+def ready(lessons=False):
+    """Whether the environment is set up for the files as they are now; with ``lessons``, for every lesson."""
     if not os.path.exists(venv_python()):
         return False
     stamp = read_stamp()
     if stamp is None:
         return False
     version = _version_of(venv_python())
-    return version is not None and stamp == wanted_stamp(version)
+    return version is not None and stamp in [wanted_stamp(version, more) for more in {True, bool(lessons)}]
 
 
 # --- setting up ----------------------------------------------------------------------
@@ -170,12 +180,16 @@ def say(text):
     sys.stderr.flush()
 
 
-def set_up(again=False):
-    """Bring ``.venv`` to what requirements.txt and pyproject.toml say. Raises :class:`SetupError`."""
+def set_up(again=False, lessons=False):
+    """Bring ``.venv`` to what requirements.txt and pyproject.toml say; ``lessons``: with the packages of all lessons.
+
+    What was installed for the lessons once stays so. Raises :class:`SetupError`.
+    """
     with _alone() as lock:
-        if not again and ready():  # another run did it while this one waited
+        if not again and ready(lessons):  # another run did it while this one waited
             return
         started = time.time()
+        lessons = bool(lessons or (read_stamp() or {}).get("lessons"))
         with contextlib.suppress(OSError):
             os.remove(stamp_path())
         make_venv()
@@ -186,11 +200,14 @@ def set_up(again=False):
             pip("Installing PyTorch (the largest part)", pins, 1, lock)
         requirements = os.path.join(ROOT, "requirements.txt")
         pip("Installing the other packages", ["-r", requirements], count_requirements(), lock)
+        if lessons:
+            more = os.path.join(ROOT, "requirements-lessons.txt")
+            pip("Installing what some lessons need", ["-r", more, "-c", requirements], count_requirements(more), lock)
         pip("Installing llm180 itself", ["--no-build-isolation", "--no-deps", "-e", ROOT], 1, lock)
         version = _version_of(venv_python())
         if version is None:
             raise SetupError("%s does not run; delete %s and run the command again." % (venv_python(), VENV))
-        write_stamp(wanted_stamp(version))
+        write_stamp(wanted_stamp(version, lessons))
         shutil.rmtree(_temporary(), ignore_errors=True)
         say("Set up in %s." % _duration(time.time() - started))
 
@@ -250,14 +267,14 @@ def drop_half_installed():
             folders[:] = []
 
 
-def requirement_lines():
-    with open(os.path.join(ROOT, "requirements.txt"), encoding="utf-8") as file:
+def requirement_lines(path=None):
+    with open(path or os.path.join(ROOT, "requirements.txt"), encoding="utf-8") as file:
         lines = [line.split(" #")[0].strip() for line in file]
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
-def count_requirements():
-    return len(requirement_lines())
+def count_requirements(path=None):
+    return len(requirement_lines(path))
 
 
 def torch_pins():
@@ -508,8 +525,8 @@ def main(arguments):
     arguments = list(arguments)
     command = arguments[0] if arguments else ""
     try:
-        if command == "setup" and in_clone() and arguments[1:] == []:
-            set_up(again=True)
+        if command == "setup" and in_clone() and arguments[1:] in ([], ["lessons"]):
+            set_up(again=True, lessons=wants_lessons(arguments))
             return 0
         if in_project_venv() and in_clone() and read_stamp() and not ready():
             say("The requirements have changed since the set-up; `python3 -m llm180 setup` brings .venv up to date.")
@@ -517,13 +534,14 @@ def main(arguments):
             return run_here(arguments) if supported() else _fail(unsupported_message(arguments))
         if in_any_environment() and supported() and not missing_packages(command):
             return run_here(arguments)
-        if not ready():
+        lessons = wants_lessons(arguments)
+        if not ready(lessons):
             if command in ("", "-h", "--help"):
                 print(HELP, end="")
                 return 0
             if not supported() and not os.path.exists(venv_python()):
                 return _fail(unsupported_message(arguments))
-            set_up()
+            set_up(lessons=lessons)
         return run_in_venv(arguments)
     except SetupError as error:
         return _fail(str(error))

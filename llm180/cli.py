@@ -610,14 +610,18 @@ def doctor() -> int:
 
 
 @app.command()
-def setup() -> int:
+def setup(
+    more: Annotated[str, typer.Argument(metavar="[lessons]", help="lessons: with the packages that some lessons need besides.", show_default=False)] = "",
+) -> int:
     """Install again what requirements.txt and pyproject.toml ask for, into .venv."""
     from llm180 import bootstrap
 
     if not bootstrap.in_clone():
         raise CommandError("There is nothing to set up here: llm180 was installed without its repository.")
+    if more not in ("", "lessons"):
+        raise CommandError(f"`llm180 setup {more}` is not known; `llm180 setup lessons` installs what all lessons need.", 2)
     try:
-        bootstrap.set_up(again=True)
+        bootstrap.set_up(again=True, lessons=more == "lessons")
     except bootstrap.SetupError as error:
         raise CommandError(str(error)) from None
     return 0

@@ -163,13 +163,16 @@ class Page:
 
     # --- checks --------------------------------------------------------------------
 
-    def check(self, function: Any = None, *, seconds: float = 10.0) -> Any:
+    def check(self, function: Any = None, *, seconds: float = 10.0, costly: bool = False) -> Any:
         """Run the check at once on the answers that its parameters name, and print one verdict.
+
+        ``costly``: in solved mode, mistakes that an earlier check has refused are not tried again
+        (for a check that starts processes or servers).
 
         Returns the function, so that ``my_check(my_answer)`` shows the full traceback.
         """
         if function is None:
-            return functools.partial(self.check, seconds=seconds)
+            return functools.partial(self.check, seconds=seconds, costly=costly)
         takes = tuple(inspect.signature(function).parameters)
         unknown = [name for name in takes if name not in self.answers]
         if unknown or not takes:
@@ -180,7 +183,7 @@ class Page:
         check = Check(function.__name__, function, takes, seconds)
         self.checks[check.name] = check
         if self.solved:
-            self._prove(check)
+            self._prove(check, costly)
         else:
             self._judge(check)
         return function
@@ -303,8 +306,9 @@ class Page:
             ]
         return self._variants[name]
 
-    def _prove(self, check: Check) -> None:
+    def _prove(self, check: Check, costly: bool) -> None:
         """Solved mode: the check passes on the reference, fails on the stub, refuses known mistakes."""
+        before = {refused for c in self.checks.values() for refused in c.refused} if costly else set()
         verdict = self.verdict(check)
         if verdict.word != "passed":
             raise CheckFailed(f"{check.name} refuses the reference answer: {verdict.message} {verdict.line}")
@@ -313,12 +317,15 @@ class Page:
             if self.verdict(check, **{name: self.answers[name].own}).word == "passed":
                 raise CheckFailed(f"{check.name} passes on the blank stub of {name}: it checks nothing of it")
             for why, module in self.known_mistakes(name):
+                if (name, why) in before:
+                    continue
                 listed += 1
                 if self.verdict(check, **{name: getattr(module, name)}).word != "passed":
                     check.refused.add((name, why))
         self._verdicts[check.name] = verdict
         refused = len(check.refused)
-        print(f"✓ {check.name}: passed; refuses the stub and {refused} of {listed} mistakes")
+        more = " that were left" if before else ""
+        print(f"✓ {check.name}: passed; refuses the stub and {refused} of {listed} mistakes{more}")
 
     # --- telling ---------------------------------------------------------------------
 
@@ -502,10 +509,10 @@ class Lab(Page):
 # --- optional packages --------------------------------------------------------------------
 
 
-def require(label: str, groups: list[str]) -> None:
-    """Raise :class:`MissingPackages` where a package of these groups of ``pyproject.toml`` is not installed."""
+def missing_packages(groups: list[str]) -> list[str]:
+    """What these groups of ``pyproject.toml`` ask for and is not installed."""
     if not groups:
-        return
+        return []
     from packaging.requirements import Requirement
 
     wanted = [Requirement(text) for text in importlib.metadata.requires("llm180") or ()]
@@ -521,10 +528,17 @@ def require(label: str, groups: list[str]) -> None:
                 continue
             if not requirement.specifier.contains(installed, prereleases=True):
                 missing.append(f"{requirement.name}{requirement.specifier} (here: {installed})")
-    if missing:
+    return missing
+
+
+def require(label: str, groups: list[str]) -> None:
+    """Raise :class:`MissingPackages` where a package of these groups of ``pyproject.toml`` is not installed."""
+    if missing := missing_packages(groups):
         from llm180 import paths
 
-        command = f'pip install -e ".[{",".join(groups)}]"' if paths.IN_CLONE else f'pip install "llm180[{",".join(groups)}]"'
+        names = ",".join(groups)
+        pins = "-c requirements.txt -c requirements-lessons.txt"
+        command = f'pip install -e ".[{names}]" {pins}' if paths.IN_CLONE else f'pip install "llm180[{names}]"'
         raise MissingPackages(f"{label} needs {', '.join(missing)}; this command installs what it needs: {command}")
 
 

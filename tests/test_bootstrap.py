@@ -67,6 +67,7 @@ def tiny_clone(root: Path) -> Path:
         )
     )
     (root / "requirements.txt").write_text("# pins\nllm180-tiny==1.0\ntorch==0.0.1  # the largest\n")
+    (root / "requirements-lessons.txt").write_text("llm180-more==1.0\n")
     return root
 
 
@@ -98,6 +99,26 @@ def test_torch_comes_first_and_alone_then_the_rest_then_the_project(clone: Path)
         ["-r", str(clone / "requirements.txt")],
         ["--no-build-isolation", "--no-deps", "-e", str(clone)],
     ]
+
+
+def test_the_packages_of_some_lessons_come_when_they_are_asked_for_and_stay(clone: Path) -> None:
+    bootstrap.set_up()
+    assert bootstrap.ready() and not bootstrap.ready(lessons=True)
+    (clone / "calls").unlink()
+    bootstrap.set_up(lessons=True)
+    pins = str(clone / "requirements.txt")
+    assert ["-r", str(clone / "requirements-lessons.txt"), "-c", pins] in calls(clone)
+    assert bootstrap.ready() and bootstrap.ready(lessons=True)
+    bootstrap.set_up(again=True)
+    assert bootstrap.ready(lessons=True)
+
+
+@pytest.mark.parametrize(("command", "all_of_them"), [(["test"], True), (["setup", "lessons"], True), (["serve"], False)])
+def test_only_the_tests_need_the_packages_of_every_lesson(clone: Path, monkeypatch, command: list[str], all_of_them: bool) -> None:
+    monkeypatch.setattr(bootstrap, "run_in_venv", lambda arguments: 0)
+    monkeypatch.setattr(bootstrap, "in_any_environment", lambda: False)
+    assert bootstrap.main(command) == 0
+    assert bootstrap.ready() and bootstrap.ready(lessons=True) == all_of_them
 
 
 def test_a_second_run_installs_nothing(clone: Path) -> None:
@@ -202,7 +223,7 @@ def _until(true: object, seconds: float = 30) -> None:
 def test_ctrl_c_says_that_nothing_is_lost(
     clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(again: bool = False) -> None:
+    def interrupted(again: bool = False, lessons: bool = False) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bootstrap, "set_up", interrupted)
@@ -364,14 +385,14 @@ def test_an_environment_of_the_users_that_has_the_packages_is_used(
     bootstrap.main(["status"])
     assert here == [["status"]] and calls(clone) == []
     bootstrap.main(["test"])  # needs more than this environment has
-    assert here[1] == ["in .venv", "test"] and len(calls(clone)) == 3
+    assert here[1] == ["in .venv", "test"] and len(calls(clone)) == 4
 
 
 def test_a_bare_python_sets_up_and_goes_on_in_the_environment(clone: Path, here: list[list[str]]) -> None:
     bootstrap.main(["test", "-k", "matrix"])
-    assert here == [["in .venv", "test", "-k", "matrix"]] and len(calls(clone)) == 3
+    assert here == [["in .venv", "test", "-k", "matrix"]] and len(calls(clone)) == 4
     bootstrap.main(["next"])
-    assert here[1] == ["in .venv", "next"] and len(calls(clone)) == 3
+    assert here[1] == ["in .venv", "next"] and len(calls(clone)) == 4
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

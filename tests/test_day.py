@@ -253,6 +253,14 @@ def test_in_solved_mode_the_reference_takes_the_place_of_any_answer(solved, caps
     assert not (solved.page.lesson.path.parent.parent / "home").exists(), "solved mode keeps no progress"
 
 
+def test_a_costly_check_tries_only_the_mistakes_that_are_left(solved, capsys):
+    solved.answer('"""x times factor."""\n...')
+    solved.cell("@day.check\ndef grows(scale):\n    \"\"\"Twice two is four.\"\"\"\n    expect.equal(scale(2, 2), 4)\n")
+    assert "refuses the stub and 2 of 3 mistakes\n" in capsys.readouterr().out
+    solved.cell(CHECKS.replace("seconds=1", "seconds=1, costly=True"))
+    assert "multiplies: passed; refuses the stub and 1 of 1 mistakes that were left" in capsys.readouterr().out
+
+
 def test_a_check_that_passes_on_the_blank_stub_is_refused(solved):
     solved.answer('"""x times factor."""\n...')
     with pytest.raises(CheckFailed, match="passes on the blank stub of scale"):

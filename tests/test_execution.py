@@ -178,6 +178,8 @@ def make_project(root: Path, pages: dict[str, str]) -> Path:
         paths.PACKAGE, root / "llm180", ignore=shutil.ignore_patterns("__pycache__", "data", "*.bin", "*.gz")
     )
     (root / "llm180" / "data").mkdir()
+    for name in ("__init__.py", "models.py", "registry.json"):
+        shutil.copy(paths.PACKAGE / "data" / name, root / "llm180" / "data" / name)
     (root / "llm180" / "data" / "words.txt").write_text("some words\n")
     (root / "requirements.txt").write_text("numpy==2\n")
     shutil.copy(paths.ROOT / "pyproject.toml", root / "pyproject.toml")
@@ -485,6 +487,48 @@ def test_changed_executes_only_what_changed(tmp_path):
     assert answers == [1, [[1, 1, "book/stage1/day001_a.md"]]]
     assert len(list(executed.iterdir())) == 1
     assert json.loads((root / "_build" / "executed" / "day001_a.json").read_text())["status"] == "failed"
+
+
+def with_facts(text: str, facts: str) -> str:
+    """A small page with one fact more."""
+    assert "\nday:\n" in text
+    return text.replace("\nday:\n", f"\nday:\n  {facts}\n", 1)
+
+
+def test_a_page_that_lacks_packages_is_skipped_with_the_command_that_installs_them(tmp_path):
+    pages = {"day001_good": page(1, "good", "1"), "day002_more": with_facts(page(2, "more", "1 / 0"), "needs: [toy]")}
+    root = make_project(tmp_path / "project", pages)
+    (root / "conftest.py").write_text(
+        "import importlib.metadata\nimportlib.metadata.requires = lambda name: ['no-such-package; extra == \"toy\"']\n"
+    )
+    done = run_pytest(root, "book", "-n", "0")
+    assert done.returncode == 0, done.stdout
+    assert "not installed: no-such-package; `python3 -m llm180 setup lessons` installs it" in done.stdout
+    assert "2 skipped" in done.stdout or "1 skipped" in done.stdout
+    assert ask(root, "import conftest\nanswers = [p.stem for p in execution.stale_pages()]") == []
+
+
+def test_a_page_gets_its_models_from_the_reader_and_fails_where_there_is_none(tmp_path):
+    says = "import os, pathlib\nprint(sorted(p.name for p in pathlib.Path(os.environ['LLM180_MODELS']).iterdir()))"
+    pages = {
+        "day001_has": with_facts(page(1, "has", says), "models: [toy]"),
+        "day002_none": with_facts(page(2, "none", "1"), "models: [gone]"),
+    }
+    root = make_project(tmp_path / "project", pages)
+    (root / "conftest.py").write_text(
+        "from llm180 import data\nfrom llm180.data import models\n"
+        "def model(name, progress):\n"
+        "    if name == 'gone': raise data.DataError('The model gone cannot be had.')\n"
+        "    (models.home() / name).mkdir(parents=True)\n"
+        "data.model = model\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--color=no", "-n", "0", "book"], cwd=root, capture_output=True, text=True,
+        env=environment(root) | {"LLM180_HOME": str(tmp_path / "reader")},
+    )  # fmt: skip
+    assert "day002_none.md:1: The model gone cannot be had." in done.stdout, done.stdout
+    assert "1 passed" in done.stdout, done.stdout
+    assert "['toy']" in cached(root)[0].outputs[0].text
 
 
 def test_one_cell_selected_runs_the_cells_before_it(tmp_path):

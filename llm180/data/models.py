@@ -5,7 +5,8 @@
 checked against the SHA-256 in ``registry.json``; the folder appears under its name only when it is complete. A download that
 was cut off goes on where it stopped, and of two processes that want the same model one downloads and the other waits.
 
-``LLM180_OFFLINE=1`` forbids downloading; ``HF_HUB_OFFLINE=1`` passes over the hub.
+``LLM180_OFFLINE=1`` forbids downloading; ``HF_HUB_OFFLINE=1`` passes over the hub; ``LLM180_MODELS`` names another folder
+for the models.
 """
 
 from __future__ import annotations
@@ -40,9 +41,15 @@ def names() -> list[str]:
     return list(registry()["models"])
 
 
+def home() -> Path:
+    """Where the models lie: in the reader's folder, or where ``LLM180_MODELS`` says."""
+    place = os.environ.get("LLM180_MODELS")
+    return Path(place).expanduser() if place else paths.home() / "models"
+
+
 def folder(name: str) -> Path:
     """Where a model lies, or will lie."""
-    return paths.home() / "models" / f"{name}-{_entry(name)['version']}"
+    return home() / f"{name}-{_entry(name)['version']}"
 
 
 def _entry(name: str) -> dict[str, Any]:

@@ -156,11 +156,30 @@ def file_hash(path: Path) -> str | None:
         return None
 
 
+def facts(page: Lesson | Path | str) -> dict[str, Any]:
+    """The facts of a page's front matter, also where the page is not yet what a lesson must be."""
+    from llm180 import lessons
+
+    path = _path(page)
+    try:
+        front, _ = lessons.split_front_matter(path.read_text(encoding="utf-8"), path)
+    except lessons.LessonError:  # said where the page is judged
+        return {}
+    return front.get("day") or front.get("lab") or {}
+
+
 def packages_key() -> str:
     """The hash of the pinned packages and of the Python that runs them."""
-    pins = paths.ROOT / "requirements.txt"
-    text = pins.read_bytes() if pins.exists() else b""
+    pins = [paths.ROOT / name for name in ("requirements.txt", "requirements-lessons.txt")]
+    text = b"".join(path.read_bytes() for path in pins if path.exists())
     return _digest(text + repr(sys.version_info[:3]).encode())
+
+
+def lacking(page: Lesson | Path | str) -> list[str]:
+    """The packages of the page's optional groups that are not installed: without them it cannot run here."""
+    from llm180 import day
+
+    return day.missing_packages(facts(page).get("needs") or [])
 
 
 # --- what a run uses ---------------------------------------------------------------
@@ -170,8 +189,10 @@ def kernel_environment(trace: Path, home: Path) -> dict[str, str]:
     """The environment in which a page runs when it is tested.
 
     ``trace``: a folder for the notes of what is used. ``home``: the reader's data folder, a
-    temporary one, so that a test touches nobody's progress.
+    temporary one, so that a test touches nobody's progress. Models are those of the real one.
     """
+    from llm180.data import models
+
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -180,6 +201,7 @@ def kernel_environment(trace: Path, home: Path) -> dict[str, str]:
     environment.update(
         LLM180_MODE="solved",
         LLM180_HOME=str(home),
+        LLM180_MODELS=str(models.home()),
         LLM180_TRACE=str(trace),
         LLM180_TRACE_ROOT=str(paths.ROOT),
         IPYTHONDIR=str(home / "ipython"),
@@ -470,8 +492,8 @@ def purge_stale() -> list[Path]:
 
 
 def stale_pages() -> list[Path]:
-    """The pages that ``pytest --changed`` would execute."""
-    return [path for path in pages() if not current(path)]
+    """The pages that ``pytest --changed`` would execute: those that changed and can run here."""
+    return [path for path in pages() if not current(path) and not lacking(path)]
 
 
 # --- one pytest session -------------------------------------------------------------------

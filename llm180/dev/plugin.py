@@ -42,6 +42,7 @@ from nbformat.v4 import output_from_msg
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_comment_markers, find_metadata_tags
 
+from llm180 import data
 from llm180.dev import execution
 
 CELL_SECONDS = 60.0
@@ -168,7 +169,11 @@ class Page(IPyNbFile):
         state.decide(self.config.option.changed)
         passed_at = state.unchanged.get(self.name_in_messages)
         if passed_at is not None:
-            yield Unchanged.from_parent(self, name="unchanged", passed_at=passed_at)
+            yield Idle.from_parent(self, name="unchanged", why=f"unchanged since it passed ({passed_at})")
+            return
+        if missing := execution.lacking(self.path):
+            why = f"not installed: {', '.join(missing)}; `python3 -m llm180 setup lessons` installs it"
+            yield Idle.from_parent(self, name="lacking", why=why)
             return
         self.text = self.path.read_text(encoding="utf-8")
         self.nb = execution._read_page(self.path.resolve(), self.text)
@@ -202,7 +207,7 @@ class Page(IPyNbFile):
         return self.config.stash[_STATE].session
 
     def setup(self) -> None:
-        if self.config.stash[_STATE].unchanged.get(self.name_in_messages) is not None:
+        if not hasattr(self, "cells"):
             return
         self.sanitize_patterns = {}
         self.failure: str | None = None
@@ -214,7 +219,16 @@ class Page(IPyNbFile):
         (self.folder / "home").mkdir()
         self._say("running")
         self.displays: dict[str, list[Any]] = defaultdict(list)
-        self.begun, start = time.time(), time.perf_counter()
+        self.begun = time.time()
+        try:
+            for model in execution.facts(self.path).get("models") or []:  # the page itself runs without a network
+                data.model(model, progress=False)
+        except data.DataError as error:
+            self.finished = True
+            execution.forget(self.path, error=str(error), line=1, seconds=self.spent)
+            self._say("failed", error=str(error), line=1, cell=None)
+            pytest.fail(str(error), pytrace=False)
+        start = time.perf_counter()
         try:
             self.kernel = Kernel(
                 self.path.resolve().parent,
@@ -332,15 +346,15 @@ class _PageItem:
     """Marks the items that belong to pages."""
 
 
-class Unchanged(_PageItem, pytest.Item):
-    """Stands for a whole page whose last passing run still stands."""
+class Idle(_PageItem, pytest.Item):
+    """Stands for a whole page that is not run: nothing of it has changed, or packages that it needs are missing."""
 
-    def __init__(self, *, passed_at: str, **kwargs: Any) -> None:
+    def __init__(self, *, why: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.passed_at = passed_at
+        self.why = why
 
     def runtest(self) -> None:
-        pytest.skip(f"unchanged since it passed ({self.passed_at})")
+        pytest.skip(self.why)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, execution.relative(self.path)

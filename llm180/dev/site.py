@@ -48,6 +48,9 @@ def execute() -> None:
     """Run the pages of which something changed since they last passed; their outputs go into the book's cache."""
     from llm180.dev import execution
 
+    if idle := [path for path in execution.pages() if execution.lacking(path)]:
+        what = "1 page is" if len(idle) == 1 else f"{len(idle)} pages are"
+        print(f"{what} shown without outputs: what they need is not installed; `llm180 setup lessons` installs it.", flush=True)
     stale = execution.stale_pages()
     if not stale:
         print("Every page is as it was when it last passed; none is executed.", flush=True)

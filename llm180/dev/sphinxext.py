@@ -372,6 +372,9 @@ def add_page_header(app: Sphinx, doctree: nodes.document) -> None:
     header += _paragraph(_zh(lesson.title_zh), classes=("title-zh",))
     header += _paragraph(*line)
     header += _paragraph(*[n for b in buttons for n in (b, nodes.Text(" "))], classes=("runs",))
+    if missing := execution.lacking(lesson.path):
+        told = f"Shown without its outputs: {', '.join(missing)} not installed when the book was built. "
+        header += _paragraph(nodes.Text(told), nodes.literal("", "llm180 setup lessons"), nodes.Text(" installs it."))
     section_node = title.parent
     section_node.insert(section_node.index(title) + 1, header)
 
@@ -613,6 +616,8 @@ def begin(app: Sphinx) -> None:
 def configure(app: Sphinx, config: Any) -> None:
     """The published address follows from the repository's; the cache is pytest's, wherever the build is started."""
     config.nb_execution_cache_path = str(execution.CACHE)
+    lacking = [path.name for path in execution.pages() if execution.lacking(path)]
+    config.nb_execution_excludepatterns = [*config.nb_execution_excludepatterns, *lacking]
     if not config.html_baseurl:
         config.html_baseurl = notebooks.site_url()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from llm180 import lessons, mistakes, paths
+from llm180 import bootstrap, data, lessons, mistakes, paths
 from llm180.dev import execution, plan
 from llm180.lessons import Cell, Lesson, LessonError
 
@@ -66,7 +67,7 @@ LAB_FACTS = {
     "references": list,
 }
 CARD = {"name": str, "difficulty": int, "minutes": int, "task": str}
-OPTIONAL = {"builds_on", "topics", "tools", "needs", "task"}
+OPTIONAL = {"builds_on", "topics", "tools", "needs", "models", "task"}
 
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|:{3,}|~{3,})(?P<info>.*)$")
 _DIRECTIVE = re.compile(r"^\{(?P<name>[\w:+-]+)\}\s*(?P<argument>.*)$")
@@ -292,6 +293,11 @@ def front_matter(lesson: Lesson) -> list[str]:
         say("the page has no exercise; every day is graded.")
     if len(set(names)) != len(names):
         say("two exercises have one name.")
+    groups = lesson_groups()
+    for what, known in (("needs", groups), ("models", data.registry()["models"])):
+        for name in facts.get(what) or []:
+            if name not in known:
+                say(f"`{what}` names {name!r}; there is {', '.join(known)}.")
     if problems:
         return problems
 
@@ -315,6 +321,13 @@ def front_matter(lesson: Lesson) -> list[str]:
     if not lesson.topics and not facts.get("tools") and not lesson.is_lab:
         say("topics must name what the day covers of the plan.")
     return problems + _agrees_with_plan(lesson)
+
+
+@functools.cache
+def lesson_groups() -> tuple[str, ...]:
+    """The groups of pyproject.toml that belong to lessons."""
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return tuple(g for g in project["optional-dependencies"] if g not in bootstrap.EVERYBODY)
 
 
 def _type_name(kind: Any) -> str:
