@@ -598,6 +598,27 @@ def status() -> int:
     return 0
 
 
+# --- review ------------------------------------------------------------------------------
+
+
+@app.command()
+def review(
+    week: Annotated[int, typer.Argument(metavar="[WEEK]", help="1 to 26; without it, the week in which you are.", show_default=False)] = 0,
+    chinese: Annotated[bool, typer.Option("--zh", help="Begin it in Chinese.")] = False,
+) -> int:
+    """Write your review of a week from your record; what you wrote in it stays."""
+    from llm180 import reviews
+
+    with open_progress() as progress:
+        try:
+            path, told = reviews.write(week or reviews.week_now(progress), progress, "zh" if chinese else None)
+        except reviews.ReviewError as error:
+            raise CommandError(str(error)) from None
+    print(told)
+    print(shown(path))
+    return 0
+
+
 # --- doctor, setup -----------------------------------------------------------------------
 
 

@@ -469,13 +469,16 @@ class Progress:
 
     # time spent
 
-    def _times(self) -> list[datetime]:
-        rows = self._rows("SELECT at FROM attempts UNION ALL SELECT at FROM events")
-        return sorted(datetime.fromisoformat(at) for (at,) in rows)
+    def _times(self, days: Collection[str] | None = None) -> list[datetime]:
+        rows = self._rows("SELECT at, day FROM attempts UNION ALL SELECT at, day FROM events")
+        return sorted(datetime.fromisoformat(at) for at, day in rows if days is None or day in days)
 
-    def days_worked(self, zone: tzinfo | None = None) -> list[date]:
-        """The calendar dates with at least one event, in order, in ``zone`` (default: the reader's own)."""
-        return sorted({at.astimezone(zone).date() for at in self._times()})
+    def days_worked(self, zone: tzinfo | None = None, days: Collection[str] | None = None) -> list[date]:
+        """The calendar dates with at least one event, in order, in ``zone`` (default: the reader's own).
+
+        ``days``: count only events of these days, as ``day001``.
+        """
+        return sorted({at.astimezone(zone).date() for at in self._times(days)})
 
     def streak(self, today: date | None = None, zone: tzinfo | None = None) -> int:
         """Days worked without a gap up to ``today``, or up to yesterday while nothing is done today."""
@@ -489,9 +492,12 @@ class Progress:
             day -= timedelta(days=1)
         return count
 
-    def hours(self) -> float:
-        """Hours of study: the sum of the pauses between events that are shorter than half an hour."""
-        times = self._times()
+    def hours(self, days: Collection[str] | None = None) -> float:
+        """Hours of study: the sum of the pauses between events that are shorter than half an hour.
+
+        ``days``: count only events of these days, as ``day001``.
+        """
+        times = self._times(days)
         spans = (later - earlier for earlier, later in zip(times, times[1:]))
         return sum((span for span in spans if span < GAP), timedelta()) / timedelta(hours=1)
 
