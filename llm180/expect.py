@@ -73,9 +73,10 @@ def close(got: Any, want: Any, *, rtol: float = 1e-9, atol: float | None = None,
     place = f" at {_index(at)}" if left.ndim else ""
     count = int(off.sum())
     of = f" ({count} of {off.size} entries differ)" if off.size > 1 else ""
+    expected, came = _both(right[at], left[at])
     raise Mismatch(
-        f"{_number(right[at])}{place}",
-        f"{_number(left[at])}{of}",
+        f"{expected}{place}",
+        f"{came}{of}",
         _cause(left, right),
         what,
     )
@@ -199,13 +200,20 @@ def _take(got: Any, want: np.ndarray, what: str) -> np.ndarray:
 # --- saying values ---------------------------------------------------------------
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 6) -> str:
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, complex):
-        return f"{value:.6g}"
+    if isinstance(value, (float, complex)):
+        return f"{value:.{digits}g}"
     return repr(value)
+
+
+def _both(want: Any, got: Any) -> tuple[str, str]:
+    """Two numbers that differ, with as many digits as show it."""
+    for digits in (6, 9, 12, 17):
+        pair = _number(want, digits), _number(got, digits)
+        if pair[0] != pair[1]:
+            break
+    return pair
 
 
 def _index(at: tuple[Any, ...]) -> str:

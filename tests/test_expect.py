@@ -117,3 +117,10 @@ def test_that_tells_in_its_own_words():
     expect.that(True, "never shown")
     told = refusal(expect.that, False, "expected 3 words, got 4", "one too many")
     assert str(told) == "expected 3 words, got 4. Likely cause: one too many"
+
+
+def test_numbers_that_differ_late_are_shown_with_the_digits_that_differ() -> None:
+    with pytest.raises(expect.Mismatch, match=r"expected -0.131062017, came -0.131062018"):
+        expect.close(-0.1310620181, -0.1310620171, rtol=1e-12)
+    with pytest.raises(expect.Mismatch, match=r"expected 1, came 2"):
+        expect.close(2.0, 1.0)
