@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import threading
 import time
@@ -236,3 +237,9 @@ def test_events_as_the_openai_client_reads_them():
             continue
         theirs = streaming.SSEDecoder().iter_bytes(iter([stream]))
         assert [e.data for e in theirs if e.data] == [d for d in STREAMS[stream] if d], stream
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="a reader needs no JDK")
+def test_there_is_a_jdk_where_the_book_is_tested():
+    """Day 174's client in Java is run there; without a JDK the page says so and goes on."""
+    assert shutil.which("javac")

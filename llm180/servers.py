@@ -51,6 +51,41 @@ def _application(app: Any) -> Any:
 # --- a loop in a thread that ends with its owner ---------------------------------------------
 
 
+class _Thread:
+    """A thread of ours. It says itself when it ended.
+
+    (An exception that strikes in ``Thread.join``, as Ctrl-C or a time limit does, makes Python 3.9 to
+    3.12 believe that the thread has ended. So nobody joins a thread that may be running.)
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self.ended = False
+        self._work = work
+        self._running = threading.Lock()
+        self._running.acquire()
+        self.thread = threading.Thread(target=self._run, name=f"llm180-{name}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.ended = True
+            self._running.release()
+
+    def wait(self, seconds: float) -> bool:
+        """True once it ended. In short steps, so that an interrupt comes through on every system."""
+        until = time.monotonic() + seconds
+        while not self.ended and (left := until - time.monotonic()) > 0:
+            if self._running.acquire(timeout=min(left, 0.1)):
+                self._running.release()
+        if self.ended:
+            self.thread.join()  # its last microseconds
+        return self.ended
+
+
 class _LoopThread:
     """Runs ``main()`` on an event loop in a thread, until it ends, is stopped, or its owner is gone.
 
@@ -64,13 +99,16 @@ class _LoopThread:
         self._main, self._frame, self._owner = main, frame, threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._stop = threading.Event()
-        self.worker = threading.Thread(target=self._work, name=f"llm180-{name}", daemon=True)
-        self._watcher = threading.Thread(target=self._watch, name=f"llm180-{name}-watch", daemon=True)
-        self.worker.start()
-        self._watcher.start()
+        self._stopped = False
+        self._name = name
+        self._watcher: _Thread | None = None
+        self._worker = _Thread(self._work, name)
+        self._worker.start()  # the one start: an interrupt cannot leave a worker without its watch
 
     def _work(self) -> None:
+        self._watcher = _Thread(self._watch, f"{self._name}-watch")
+        self._watcher.start()
+
         async def body() -> None:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
             self.result = await self._main()
@@ -89,33 +127,36 @@ class _LoopThread:
         return frame is not None
 
     def _watch(self) -> None:
-        while not self._stop.wait(_GLANCE) and self.worker.is_alive() and self._there():
+        worker = self._worker
+        while not worker.wait(_GLANCE) and not self._stopped and self._there():
             pass
         del self._frame
         until = time.monotonic() + _PATIENCE
-        while self.worker.is_alive() and time.monotonic() < until:
+        while not worker.ended and time.monotonic() < until:
             if self._loop is not None and self._task is not None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: it ended meanwhile
                     self._loop.call_soon_threadsafe(self._task.cancel)
-            self.worker.join(_PATIENCE / 4)
+            worker.wait(_PATIENCE / 4)
         until = time.monotonic() + _PATIENCE
-        while self.worker.is_alive() and time.monotonic() < until:  # it computes and never looks up
-            ident = ctypes.c_ulong(self.worker.ident or 0)
+        while not worker.ended and time.monotonic() < until:  # it computes and never looks up
+            ident = ctypes.c_ulong(worker.thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
-            self.worker.join(0.02)
+            worker.wait(0.02)
+        worker.ended = worker.ended or not worker.thread.is_alive()  # it was struck on its last line
 
     def wait(self, seconds: float) -> bool:
-        """True once the thread ended. In short steps, so that an interrupt comes through on every system."""
-        until = time.monotonic() + seconds
-        while self.worker.is_alive() and (left := until - time.monotonic()) > 0:
-            self.worker.join(min(left, 0.1))
-        return not self.worker.is_alive()
+        """True once ``main()`` has ended."""
+        return self._worker.wait(seconds)
 
     def stop(self) -> None:
         """End the thread and wait for that. Raises ServerError where it does not end."""
-        self._stop.set()
-        self._watcher.join()
-        if self.worker.is_alive():
+        self._stopped = True
+        until = time.monotonic() + 3 * _PATIENCE
+        while self._watcher is None and time.monotonic() < until:  # the worker is about to start it
+            time.sleep(0.001)
+        if self._watcher is not None:
+            self._watcher.wait(3 * _PATIENCE)
+        if not self._worker.ended:
             raise ServerError("the event loop's thread does not end: something in it waits and cannot be interrupted")
 
 
