@@ -364,7 +364,8 @@ def run(function: Callable[[], Any], *, seconds: float, seed: int = 0) -> Outcom
                 error = raised
         took = time.perf_counter() - start
         tampered = put_back()
-    left = [t for t in threading.enumerate() if t not in before and t.name != "llm180-clock"]
+    # A thread without an identity was stopped before it began: it can be neither joined nor at work.
+    left = [t for t in threading.enumerate() if t not in before and t.name != "llm180-clock" and t.ident is not None]
     for thread in left:
         thread.join(0.5 / len(left))
     return Outcome(

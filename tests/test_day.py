@@ -367,3 +367,19 @@ def test_a_page_whose_optional_packages_are_missing_says_which_command_installs_
     with pytest.raises(MissingPackages, match=r"Day 7 needs no-such-package, numpy>=999 .*pip install -e \"\.\[serve\]\"") as caught:
         Notebook(toy)
     assert caught.value._render_traceback_() == [str(caught.value)]
+
+
+def test_a_thread_that_was_stopped_before_it_began_is_no_thread_left(monkeypatch):
+    import threading
+
+    from llm180 import guard
+
+    never, real, calls = threading.Thread(target=print), threading.enumerate, []
+
+    def with_one_in_limbo():
+        calls.append(1)
+        return [*real(), never] if len(calls) > 1 else real()
+
+    monkeypatch.setattr(threading, "enumerate", with_one_in_limbo)
+    outcome = guard.run(lambda: 3, seconds=5)
+    assert (outcome.error, outcome.threads) == (None, 0) and len(calls) > 1
