@@ -247,9 +247,7 @@ def wilkinson_shift(block: np.ndarray) -> float:
 
 
 def qr_algorithm(
-    A: np.ndarray,
-    # equivalent `int = 29` `int = 31`: no block takes more than a few steps
-    max_steps: int = 30,
+    A: np.ndarray, max_steps: int = 30
 ) -> tuple[np.ndarray, np.ndarray]:
     """All eigenvalues and eigenvectors of a symmetric matrix, by shifted QR steps.
 
