@@ -471,7 +471,7 @@ def _collect(lesson: Lesson) -> Any:
             super().__init__(lesson)
             made.append(self)
 
-        def _prove(self, check: Any) -> None:
+        def _prove(self, check: Any, costly: bool) -> None:
             """Only collected: the mutants come later."""
 
         def summary(self) -> None:
