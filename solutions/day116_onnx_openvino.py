@@ -67,6 +67,8 @@ def export_onnx(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
+        # equivalent `dynamo=True)`: verbose is only about messages
+        # equivalent `opset_version=opset, verbose=False`: dynamo is the default since torch 2.9
         program = torch.onnx.export(
             model,
             (),
@@ -75,7 +77,7 @@ def export_onnx(
             output_names=outputs,
             opset_version=opset,
             dynamo=True,
-            verbose=False,
+            verbose=False,  # equivalent `verbose=True`: only messages
         )
     finally:
         for module, training in modes:
@@ -173,12 +175,13 @@ _ORT_DTYPES = {
 }
 
 
-# equivalent `maxsize=9` `maxsize=7`: no promise says how many are kept
+# equivalent `maxsize=9` `maxsize=7` `lru_cache()`: no promise says how many are kept
 @functools.lru_cache(maxsize=8)
 def _session(path: Path, stamp: tuple[int, int], threads: int) -> ort.InferenceSession:
     """A session on the CPU, made once per file, its version, and number of threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # equivalent `InferenceSession(path, options)`: the package for processors has no other provider
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -259,7 +262,7 @@ known_mistakes(
 )
 
 
-# equivalent `maxsize=9` `maxsize=7`: no promise says how many are kept
+# equivalent `maxsize=9` `maxsize=7` `lru_cache()`: no promise says how many are kept
 @functools.lru_cache(maxsize=8)
 def _compiled(path: Path, stamp: tuple[int, int], threads: int) -> ov.CompiledModel:
     """A model compiled for the CPU, once per file, its version, and number of threads."""

@@ -6,6 +6,7 @@ Used by the days that export, quantize, prune or serve an encoder. Nothing here 
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import logging
 import warnings
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
 
 
 def load() -> Encoder:
-    """The pretrained encoder in float32, in evaluation mode."""
+    """The pretrained encoder in float32, in evaluation mode, its weights frozen (``requires_grad_(True)`` to train)."""
     from safetensors.torch import load_file
 
     folder = data.model(NAME)
@@ -96,7 +97,7 @@ def load() -> Encoder:
     )
     theirs = load_file(folder / "model.safetensors")
     model.load_state_dict(_renamed(theirs, len(model.blocks)))
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def _renamed(theirs: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
@@ -145,18 +146,20 @@ def _tokenizer(longest: int):  # type: ignore[no-untyped-def]
 
 
 def calm_exporter() -> None:
-    """Make ``torch.onnx.export`` quiet, and quicker from the second export on.
+    """Make ``torch.onnx.export`` quiet, load what it needs, and have it keep that.
 
     It reports each library that it could use and does not find, and it reads its whole table of
-    translations anew for each export. A page that exports many times keeps the table.
+    translations anew for each export. A page that exports many times reads the table once.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=r"# The axis name|.*LeafSpec.*")
+    importlib.import_module("torch._dynamo")  # which the first export would load
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
             kept = functools.lru_cache(maxsize=4)(ONNXRegistry.from_torchlib)
             ONNXRegistry.from_torchlib = staticmethod(kept)  # type: ignore[method-assign]
+            kept()
     except (ImportError, AttributeError):
         pass  # another version of torch: exports take longer, and nothing else changes
