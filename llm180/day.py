@@ -534,11 +534,12 @@ def missing_packages(groups: list[str]) -> list[str]:
 def require(label: str, groups: list[str]) -> None:
     """Raise :class:`MissingPackages` where a package of these groups of ``pyproject.toml`` is not installed."""
     if missing := missing_packages(groups):
-        from llm180 import paths
+        from llm180 import notebooks, paths
 
         names = ",".join(groups)
         pins = "-c requirements.txt -c requirements-lessons.txt"
-        command = f'pip install -e ".[{names}]" {pins}' if paths.IN_CLONE else f'pip install "llm180[{names}]"'
+        elsewhere = f'pip install "llm180[{names}] @ git+{notebooks.repository()}"'
+        command = f'pip install -e ".[{names}]" {pins}' if paths.IN_CLONE else elsewhere
         raise MissingPackages(f"{label} needs {', '.join(missing)}; this command installs what it needs: {command}")
 
 
