@@ -278,6 +278,28 @@ def _chosen(pointer: Any, mask: Any, verb: str) -> tuple[np.ndarray, np.ndarray 
     return at, keep, pointer.buffer
 
 
+def _wide(x: Any, name: str) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype not in (np.float32, np.float64):
+        raise KernelError(f"tl.{name} takes float32 or float64 blocks, not {x.dtype}: change the type first, by .to(tl.float32)")
+    return x
+
+
+def _alike(x: Any, y: Any) -> tuple[Any, Any]:
+    """A plain number beside a block gets the block's type."""
+    if isinstance(x, np.ndarray) and isinstance(y, (int, float)):
+        return x, x.dtype.type(y)
+    if isinstance(y, np.ndarray) and isinstance(x, (int, float)):
+        return y.dtype.type(x), y
+    return x, y
+
+
+def _blocks_axis(x: Any, axis: int, name: str) -> np.ndarray:
+    if not 0 <= axis < np.ndim(x):
+        raise KernelError(f"tl.{name} along axis {axis} of a block of shape {np.shape(x)}")
+    return np.asarray(x)
+
+
 class tl:
     """The part of ``triton.language`` that the labs use, in Python."""
 
@@ -314,6 +336,50 @@ class tl:
     def zeros(shape: tuple[int, ...], dtype: Any) -> _Block:
         """A block of zeros."""
         return _block(np.zeros(tuple(shape), dtype))
+
+    @staticmethod
+    def full(shape: tuple[int, ...], value: float, dtype: Any) -> _Block:
+        """A block that holds one value everywhere."""
+        if not isinstance(value, (int, float, np.number)):
+            raise KernelError(f"tl.full takes a number, not {value!r}")
+        return _block(np.full(tuple(shape), value, dtype))
+
+    @staticmethod
+    def exp(x: Any) -> _Block:
+        """e to the power of each entry; float32 or float64, as on a GPU."""
+        return _block(np.exp(_wide(x, "exp")))
+
+    @staticmethod
+    def log(x: Any) -> _Block:
+        """The natural logarithm of each entry; float32 or float64, as on a GPU."""
+        return _block(np.log(_wide(x, "log")))
+
+    @staticmethod
+    def maximum(x: Any, y: Any) -> _Block:
+        """The larger of two entries, entry by entry."""
+        return _block(np.fmax(x, y))
+
+    @staticmethod
+    def where(condition: Any, x: Any, y: Any) -> _Block:
+        """``x`` where ``condition`` is true, else ``y``; a plain number takes the block's type."""
+        return _block(np.where(condition, *_alike(x, y)))
+
+    @staticmethod
+    def max(x: Any, axis: int) -> _Block:
+        """The largest entry along an axis, which goes away."""
+        return _block(np.max(_blocks_axis(x, axis, "max"), axis))
+
+    @staticmethod
+    def sum(x: Any, axis: int) -> _Block:
+        """The sum along an axis, which goes away; in the block's own type."""
+        return _block(np.sum(_blocks_axis(x, axis, "sum"), axis, dtype=x.dtype))
+
+    @staticmethod
+    def trans(x: Any) -> _Block:
+        """An (m, n) block turned into (n, m)."""
+        if np.ndim(x) != 2:
+            raise KernelError(f"tl.trans takes a block with two axes, not {np.shape(x)}")
+        return _block(np.asarray(x).T)
 
     @staticmethod
     def load(pointer: Any, mask: Any = None, other: Any = None) -> _Block:

@@ -45,6 +45,21 @@ def test_missing_entries_are_nan_without_other() -> None:
     assert y[:2].tolist() == [1, 1] and all(math.isnan(v) for v in y[2:].tolist())
 
 
+def test_functions_of_blocks() -> None:
+    def kernel(x, y, z):
+        at = tl.arange(0, 2)[:, None] * 4 + tl.arange(0, 4)[None, :]
+        block = tl.load(x + at, mask=at < 7, other=float("-inf"))
+        high = tl.maximum(tl.full((2,), 3.0, tl.float32), tl.max(block, 1))
+        weights = tl.exp(block - high[:, None])
+        tl.store(y + tl.arange(0, 2), high + tl.log(tl.sum(weights, 1)))
+        tl.store(z + tl.arange(0, 4)[:, None] * 2 + tl.arange(0, 2)[None, :], tl.trans(tl.where(at < 7, block, 9.0)))
+
+    x, y, z = torch.arange(8.0), torch.zeros(2), torch.zeros(4, 2)
+    launch(kernel, (1,), x, y, z)
+    assert torch.allclose(y, torch.stack([x[:4].logsumexp(0), x[4:7].logsumexp(0)]))
+    assert z.T.ravel().tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
+
+
 def test_blocks_are_values_that_keep_their_type() -> None:
     def aliased(y):
         total = tl.zeros((2,), tl.float32)
@@ -78,6 +93,9 @@ def test_blocks_are_values_that_keep_their_type() -> None:
         ("tl.load(x + tl.arange(0, 4), mask=tl.arange(0, 2) < 1)", "a mask of shape"),
         ("tl.dot(tl.zeros((2, 4), tl.float32), tl.zeros((2, 4), tl.float32))", "blocks"),
         ("tl.dot(tl.zeros((2, 2), tl.float16), tl.zeros((2, 2), tl.float32))", "one type"),
+        ("tl.exp(tl.zeros((2,), tl.float16))", "tl.exp takes float32"),
+        ("tl.max(tl.zeros((2,), tl.float32), 1)", "along axis 1 of a block of shape"),
+        ("tl.trans(tl.zeros((2,), tl.float32))", "two axes"),
     ],
 )
 def test_refuses(body: str, match: str) -> None:
@@ -117,3 +135,20 @@ def test_compiles_for_a_gpu_that_is_not_there(type_: str, tensor_cores: bool) ->
         text = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
         assert ("mma.sync" in text) == (tensor_cores and capability >= 80)
         assert "tf32" not in text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_compiles_for_a_gpu_that_is_not_there(causal: bool) -> None:
+    import triton
+    from solutions.lab_2_4_flash_attention import flash_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    fixed = {"CAUSAL": causal, "D": 64, "BLOCK_Q": 64, "BLOCK_K": 32}
+    kernel = tiles._jit(flash_kernel)
+    signature = {p.name: "constexpr" if p.name in fixed else "i32" for p in kernel.params}
+    signature |= dict.fromkeys(("q", "k", "v", "out", "lse"), "*fp32") | {"scale": "fp32"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32))
+    assert "tf32" not in compiled.asm["ptx"] and compiled.metadata.shared <= 64 * 1024  # what a T4 has

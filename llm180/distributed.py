@@ -27,10 +27,12 @@ import faulthandler
 import gc
 import io
 import linecache
+import marshal
 import os
 import pickle
 import random
 import re
+import select
 import selectors
 import signal
 import socket
@@ -40,6 +42,8 @@ import sys
 import sysconfig
 import time
 import traceback
+import types
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +179,7 @@ def _packed(worker: Any, args: tuple[Any, ...]) -> bytes:
     for module in new:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps((worker, args))
+        return _dumps((worker, args))
     except Exception as error:
         said = " ".join(str(error).split())
         raise DistributedError(
@@ -184,6 +188,21 @@ def _packed(worker: Any, args: tuple[Any, ...]) -> bytes:
     finally:
         for module in new:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _dumps(value: Any) -> bytes:
+    """``value`` pickled. Code keeps the name of its file, which cloudpickle drops: a failure is told with its line."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.CloudPickler):
+        dispatch_table = ChainMap(
+            {types.CodeType: lambda code: (marshal.loads, (marshal.dumps(code),))},
+            cloudpickle.CloudPickler.dispatch_table,
+        )
+
+    packed = io.BytesIO()
+    Pickler(packed).dump(value)
+    return packed.getvalue()
 
 
 # --- talking to the nursery -------------------------------------------------------------------
@@ -703,7 +722,7 @@ def _work(rank: int, request: dict[str, Any], listener: socket.socket, patience:
     try:
         worker, args = _join(rank, request, listener, patience)
         value = worker(rank, *args)
-        report = {"what": "returned", "value": _packed_result(value, rank)}
+        report = {"what": "returned", "value": _packed_result(value)}
     except BaseException as error:
         report = _report_of(error)
     return pickle.dumps(report)
@@ -740,11 +759,9 @@ class _NoResult(Exception):
     """A worker returned something that cannot travel."""
 
 
-def _packed_result(value: Any, rank: int) -> bytes:
-    import cloudpickle
-
+def _packed_result(value: Any) -> bytes:
     try:
-        return cloudpickle.dumps(value)
+        return _dumps(value)
     except Exception as error:
         said = " ".join(str(error).split())[:160]
         raise _NoResult(f"it returned a {type(value).__name__}, which cannot be copied back: {said}") from None
@@ -779,6 +796,8 @@ def _die_with_parent(life: int) -> None:
         import ctypes
 
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if select.select([life], [], [], 0)[0]:  # it was gone before this was asked for
+            os._exit(1)
         return
     import threading
 

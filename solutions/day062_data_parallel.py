@@ -79,7 +79,7 @@ class DataParallelTrainer:
     """One replica of a model per rank, kept equal by averaging gradients.
 
     Each rank makes the trainer with its own copy of the model, then calls
-    :meth:`step` with its own part of each global batch. The parts may differ in
+    ``step`` with its own part of each global batch. The parts may differ in
     length. After each step the parameters on all ranks are those that one process
     would have after a step on the global batch.
 
