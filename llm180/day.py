@@ -591,7 +591,7 @@ def is_blank(source: str, reference: str) -> bool:
     original = given.body[-1] if given and given.body else None
     known = {ast.dump(s) for s in getattr(original, "body", [])}
     methods = [s for s in node.body if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    blanks = [m for m in methods if _empty(m.body)]
+    blanks = [m for m in methods if _empty(m.body) and ast.dump(m) not in known]
     rest = [m for m in methods if m not in blanks]
     return (bool(blanks) or not methods) and all(ast.dump(m) in known for m in rest)
 

@@ -383,3 +383,9 @@ def test_a_thread_that_was_stopped_before_it_began_is_no_thread_left(monkeypatch
     monkeypatch.setattr(threading, "enumerate", with_one_in_limbo)
     outcome = guard.run(lambda: 3, seconds=5)
     assert (outcome.error, outcome.threads) == (None, 0) and len(calls) > 1
+
+
+def test_a_given_method_that_refuses_does_not_make_an_answer_blank():
+    reference = "class A:\n    def given(self):\n        raise NotImplementedError('a subclass does')\n    def f(self):\n        return 1\n"
+    assert is_blank(reference.replace("return 1", "..."), reference)
+    assert not is_blank(reference.replace("return 1", "return 2"), reference)
