@@ -26,7 +26,8 @@ def test_every_term_has_its_chinese_and_a_definition() -> None:
 
 def test_every_term_stands_once_and_in_the_order_of_the_alphabet() -> None:
     terms = [[entry.split("\n")[0].lower() for entry in block] for block in blocks()]
-    flat = sorted(term for block in terms for term in block)
+    chinese = [entry.split("\n")[1] for block in blocks() for entry in block]
+    flat = sorted([*(term for block in terms for term in block), *chinese])
     assert [a for a, b in zip(flat, flat[1:]) if a == b] == []
     assert all(block == sorted(block) for block in terms)
 
