@@ -262,6 +262,8 @@ def test_a_page_works_offline_light_and_dark_on_phone_and_desktop(tab: _Tab, nam
         for width in (PHONE, DESKTOP):
             page.set_viewport_size({"width": width, "height": 900})
             assert not page.evaluate(WIDER_THAN_PAGE), f"wider than a screen of {width} px"
+        # The theme follows the system by an event, which comes a moment later.
+        page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
         is_dark, poor = page.evaluate(CONTRAST)
         assert is_dark == (scheme == "dark")
         assert not poor, f"hard to read in {scheme}"
