@@ -23,11 +23,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 WINDOWS = os.name == "nt"
 
-# Commands for which an environment has to hold more than the reader's part.
-NEEDS = {"serve": ("book", "test"), "build": ("book", "test"), "test": ("book", "test"), "bench": ("book", "test")}
-
 # Groups that every set-up installs. The others belong to lessons; they come with `setup lessons` and with the tests.
 EVERYBODY = ("read", "book", "test")
+
+# Commands for which an environment of the user's own has to hold more than the reader's part.
+AUTHORS = ("serve", "build", "test", "bench")
 
 HELP = """\
 LLM in 180 Days. This environment is not set up yet; each of these commands sets it up first
@@ -76,8 +76,8 @@ def missing_packages(command):
     wanted = list(project.get("dependencies", []))
     groups = project.get("optional-dependencies", {})
     for group in groups:
-        if group in NEEDS.get(command, ()) or (wants_lessons([command]) and group not in EVERYBODY):
-            wanted += groups[group]
+        asked = wants_lessons([command]) if group not in EVERYBODY else command in AUTHORS and group != "read"
+        wanted += groups[group] if asked else []
     missing = []
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9._-]+", requirement).group()

@@ -192,18 +192,13 @@ def next_(no_lab: NoLab = False, no_browser: NoBrowser = False) -> int:
 
     written = lessons.all_lessons()
     with open_progress() as progress:
-        lesson = next((page for page in written if not is_complete(page, progress)), None)
+        lesson = next((page for page in written if not progress.is_complete(page)), None)
     if lesson is None:
         if not written:
             raise CommandError("No lesson is written yet.")
         print(f"All {len(written)} lessons written so far are complete.")
         return 0
     return open_lesson(lesson, lab=not no_lab, browser=not no_browser)
-
-
-def is_complete(lesson: Lesson, progress: Progress) -> bool:
-    """Whether every exercise of a lesson is passed."""
-    return len(progress.passed_exercises(lesson)) == len(lesson.exercises)
 
 
 @app.command("open")

@@ -146,11 +146,6 @@ class Lesson:
         return list(self.facts.get("needs") or [])
 
     @property
-    def models(self) -> list[str]:
-        """The pretrained models that the page loads, by the names that :func:`llm180.data.model` takes."""
-        return list(self.facts.get("models") or [])
-
-    @property
     def code_cells(self) -> list[Cell]:
         return [c for c in self.cells if c.kind == "code"]
 

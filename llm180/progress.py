@@ -447,6 +447,10 @@ class Progress:
         """The names of a lesson's exercises of which every check has passed in its latest run."""
         return passed_exercises(lesson, self.verdicts(lesson.key))
 
+    def is_complete(self, lesson: Lesson) -> bool:
+        """Whether every exercise of a lesson is passed."""
+        return len(self.passed_exercises(lesson)) == len(lesson.exercises)
+
     def passed_source(self, day: str, exercise: str, checks: Collection[str] = ()) -> str | None:
         """The newest answer that passed every check that it met, and each of ``checks``; else ``None``."""
         latest: dict[str, dict[str, str]] = {}

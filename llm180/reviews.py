@@ -286,9 +286,10 @@ def write(week: int, progress: Progress, language: str | None = None) -> tuple[P
             _put(path, fresh(facts, language or "en"))
             return path, "Written: what your record knows is filled in, the rest is yours."
         before = path.read_bytes().decode("utf-8")
-        text, found = renewed(before.replace("\r\n", "\n"), facts, language_of(before))
-        if language and language != language_of(before):
+        begun = language_of(before)
+        if language and language != begun:
             raise ReviewError(f"{path} is in the other language; rename it to begin a new one.")
+        text, found = renewed(before.replace("\r\n", "\n"), facts, begun)
         if found["renewed"]:
             _put(path, text)
         told = [f"{found['renewed']} renewed from your record" if found["renewed"] else "nothing new in your record"]
@@ -311,7 +312,7 @@ def _put(path: Path, text: str) -> None:
 def week_now(progress: Progress) -> int:
     """The week of the first lesson that is not complete."""
     for page in lessons.all_lessons():
-        if len(progress.passed_exercises(page)) < len(page.exercises):
+        if not progress.is_complete(page):
             assert page.number is not None
             return (page.number + 6) // 7
     return WEEKS

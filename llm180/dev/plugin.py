@@ -224,9 +224,7 @@ class Page(IPyNbFile):
             for model in execution.facts(self.path).get("models") or []:  # the page itself runs without a network
                 data.model(model, progress=False)
         except data.DataError as error:
-            self.finished = True
-            execution.forget(self.path, error=str(error), line=1, seconds=self.spent)
-            self._say("failed", error=str(error), line=1, cell=None)
+            self._fail(None, error)
             pytest.fail(str(error), pytrace=False)
         start = time.perf_counter()
         try:
@@ -322,7 +320,8 @@ class Page(IPyNbFile):
         self._say("passed")
 
     def _fail(self, cell: PageCell | None, error: BaseException) -> None:
-        message = cell.error_line(error) if cell else f"the kernel did not start: {error}"
+        why = str(error) if isinstance(error, data.DataError) else f"the kernel did not start: {error}"
+        message = cell.error_line(error) if cell else why
         line = cell.error_place(error) if cell else 1
         self.failure = f"cell {cell.cell_num} (line {line}) failed" if cell else message
         self.finished = True
