@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from llm180 import data, expect, figures
     from llm180.day import Day, Lab
     from llm180.mistakes import known_mistakes
+    from llm180.stats import interval
 
 __version__ = "0.1.0"
-__all__ = ["Day", "Lab", "data", "expect", "figures", "known_mistakes"]
+__all__ = ["Day", "Lab", "data", "expect", "figures", "interval", "known_mistakes"]
 
 _HOME = {
     "Day": "llm180.day",
     "Lab": "llm180.day",
+    "interval": "llm180.stats",
     "known_mistakes": "llm180.mistakes",
 }
 _MODULES = {"data", "expect", "figures"}
