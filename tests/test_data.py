@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import lzma
 import re
@@ -18,9 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 
 from llm180 import data
-from llm180.data import models, rebuild
+from llm180.data import models, pretrain, rebuild
 
 REGISTRY = data.registry()
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
@@ -47,7 +49,7 @@ def texts(name: str) -> list[str]:
 
 def test_every_file_has_its_hash_and_no_file_is_unlisted() -> None:
     listed = {}
-    for entry in REGISTRY["data"].values():
+    for entry in [*REGISTRY["data"].values(), *REGISTRY["weights"].values()]:
         listed.update(entry["files"])
     found = {p.relative_to(data.FILES).as_posix() for p in data.FILES.rglob("*") if p.is_file()}
     assert found == set(listed)
@@ -61,7 +63,7 @@ def test_every_file_has_its_hash_and_no_file_is_unlisted() -> None:
 
 def test_the_data_stay_small() -> None:
     sizes = {p: p.stat().st_size for p in data.FILES.rglob("*") if p.is_file()}
-    assert sum(sizes.values()) < 12_000_000
+    assert sum(sizes.values()) < 15_000_000
     assert max(sizes.values()) < 5_000_000
 
 
@@ -243,6 +245,44 @@ def test_each_load_gives_an_object_of_its_own() -> None:
     first = data.load("digits")
     first.images[:] = 0
     assert data.load("digits").images.max() == 16
+
+
+@pytest.mark.parametrize("name", list(REGISTRY["weights"]))
+def test_weights_load_and_the_script_that_made_them_is_there(name: str) -> None:
+    arrays = data.weights(name)
+    assert arrays and all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
+    assert callable(importlib.import_module(f"llm180.data.pretrain.{name}").main)
+    assert set(REGISTRY["weights"][name]["trained_on"]) <= set(NAMES) and REGISTRY["weights"][name]["note"]
+
+
+def test_weights_are_saved_with_their_hash_and_come_back_as_float32(copy_of_files, tmp_path, monkeypatch) -> None:
+    table = tmp_path / "registry.json"
+    shutil.copy(data.REGISTRY, table)
+    for module in (data, pretrain):
+        monkeypatch.setattr(module, "REGISTRY", table)
+        monkeypatch.setattr(module, "FILES", copy_of_files)
+    data.registry.cache_clear()
+    try:
+        state = {"w": torch.linspace(-2, 2, 12).reshape(3, 4), "steps": np.array(7)}
+        pretrain.save("toy", state, title="A toy", trained_on=["digits"], note="seconds")
+        loaded = data.weights("toy")
+        assert loaded["w"].dtype == np.float32 and loaded["w"].shape == (3, 4) and loaded["steps"] == 7
+        np.testing.assert_allclose(loaded["w"], state["w"], rtol=1e-3)
+        assert data.problems() == []
+        with pytest.raises(ValueError, match="not finite in float16"):
+            pretrain.save("toy", {"w": np.array([1e6])}, title="A toy", trained_on=["digits"], note="seconds")
+        with pytest.raises(ValueError, match="must name data sets"):
+            pretrain.save("toy", {"w": np.array([1.0])}, title="A toy", trained_on=["digit"], note="seconds")
+        (copy_of_files / "weights" / "toy.npz").unlink()
+        data._checked.clear()
+        assert len(data.problems()) == 1
+    finally:
+        data.registry.cache_clear()
+
+
+def test_unknown_weights_are_told_in_one_sentence() -> None:
+    with pytest.raises(data.DataError, match="no weights 'day000'; there are"):
+        data.weights("day000")
 
 
 def test_loading_is_fast() -> None:

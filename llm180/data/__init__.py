@@ -6,7 +6,8 @@
     print(data.describe("austen"))  # source, license, what was done
 
 Every call of :func:`load` gives a new object, so a lesson may change what it gets. The files are checked against their
-SHA-256 once per process. Models, which are too large for the repository, come through :func:`model`.
+SHA-256 once per process. Small models of ours that took minutes to train come through :func:`weights`; pretrained
+models of others, which are too large for the repository, through :func:`model`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analogy", "DataError", "Images", "Mail", "Pair", "Poem", "Split", "WordPair",
-    "describe", "load", "model", "names", "path", "problems",
+    "describe", "load", "model", "names", "path", "problems", "weights",
 ]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
@@ -130,7 +131,7 @@ class Split(NamedTuple):
 
 @lru_cache(maxsize=1)
 def registry() -> dict[str, Any]:
-    """What `registry.json` holds: "data" by name, "sources" by package, "models" by name."""
+    """What `registry.json` holds: "data" by name, "sources" by package, "weights" and "models" by name."""
     return json.loads(REGISTRY.read_text(encoding="utf-8"))
 
 
@@ -211,7 +212,7 @@ def describe(name: str) -> str:
 def problems() -> list[str]:
     """One sentence for each data file that is missing or damaged; empty if all is well. Reads every file."""
     found = []
-    for entry in registry()["data"].values():
+    for entry in [*registry()["data"].values(), *registry()["weights"].values()]:
         for file, want in entry["files"].items():
             _checked.discard(file)
             try:
@@ -234,9 +235,13 @@ def _text(name: str) -> str:
 
 
 def _arrays(name: str) -> dict[str, np.ndarray]:
+    (content,) = _content(name).values()
+    return _unpack(content)
+
+
+def _unpack(content: bytes) -> dict[str, np.ndarray]:
     import numpy
 
-    (content,) = _content(name).values()
     with numpy.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
@@ -352,6 +357,20 @@ def load(name: str) -> Any:
     """
     _entry(name)
     return _LOADERS[name]()
+
+
+def weights(name: str) -> dict[str, np.ndarray]:
+    """The weights of a small model that a script of ``llm180.data.pretrain`` has trained once: name -> array.
+
+    Floating-point arrays are stored as float16 and come as float32. Raises DataError if there is no such name, or if
+    the file is missing or damaged.
+    """
+    entries = registry()["weights"]
+    if name not in entries:
+        raise DataError(f"There are no weights {name!r}; there are {', '.join(entries) or 'none'}.")
+    ((file, want),) = entries[name]["files"].items()
+    arrays = _unpack(_read(file, want))
+    return {key: array.astype("float32") if array.dtype.kind == "f" else array for key, array in arrays.items()}
 
 
 def model(name: str, *, progress: bool = True) -> Path:

@@ -526,6 +526,10 @@ def license_page() -> str:
         out += [f"- **Original source:** {entry['origin']}", f"- **Taken from:** {packages}", f"- **Changes made:** {entry['changes']}"]
         out += [f"- **Note:** {entry['note']}"] if entry.get("note") else []
         out += [""]
+    for name, entry in registry()["weights"].items():
+        texts = "; ".join(f"{data}, {registry()['data'][data]['license']}" for data in entry["trained_on"])
+        out += [f"## Weights of {name}", "", entry["title"] + ".", "", "- **License:** MIT, as the code that made them"]
+        out += [f"- **Trained on:** {texts}", f"- **Made by:** `python -m llm180.data.pretrain.{name}`", f"- **Note:** {entry['note']}", ""]
     return "\n".join(out)
 
 
