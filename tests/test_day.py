@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from llm180 import expect
+from llm180 import expect, guard
 from llm180.day import CheckFailed, is_blank
 from llm180.lessons import LessonError
 from llm180.progress import Progress
@@ -369,10 +370,21 @@ def test_a_page_whose_optional_packages_are_missing_says_which_command_installs_
     assert caught.value._render_traceback_() == [str(caught.value)]
 
 
+def test_a_crowded_machine_gives_an_answer_more_time(monkeypatch):
+    monkeypatch.setattr(guard.os, "cpu_count", lambda: 2)
+    for load, factor in ((0.3, 1), (2, 1), (5, 2.5), (40, 6)):
+        monkeypatch.setattr(guard.os, "getloadavg", lambda: (load, 0, 0))
+        assert guard.crowding() == factor
+    monkeypatch.delattr(guard.os, "getloadavg")
+    assert guard.crowding() == 1
+    monkeypatch.setattr(guard, "crowding", lambda: 20.0)
+    assert not guard.run(lambda: time.sleep(0.3), seconds=0.05).timed_out
+
+
+
 def test_a_thread_that_was_stopped_before_it_began_is_no_thread_left(monkeypatch):
     import threading
 
-    from llm180 import guard
 
     never, real, calls = threading.Thread(target=print), threading.enumerate, []
 

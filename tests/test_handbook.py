@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 def test_every_day_of_the_section_is_named_and_every_line_names_a_written_day() -> None:
     text = HANDBOOK.read_text(encoding="utf-8")
     named = {int(n) for n in re.findall(r"\{doc\}`(\d+) <", text)}
-    assert named == set(range(1, 11))
+    assert named == set(range(1, 21))
     for number, target in re.findall(r"\{doc\}`(\d+) </(book/[^>]+)>`", text):
         assert lessons.find(int(number)).path == paths.ROOT / f"{target}.md"
 
@@ -254,3 +254,139 @@ def test_the_bounds_of_gradient_descent(kappa: float) -> None:
     assert np.linalg.norm(best, 2) == pytest.approx((kappa - 1) / (kappa + 1))
     assert np.linalg.norm(np.eye(6) - 2.01 / kappa * A, 2) > 1
     np.testing.assert_allclose(start - np.linalg.solve(A, A @ start), np.zeros(6), atol=1e-10)
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def test_variances_through_a_layer_and_the_initializations() -> None:
+    x = np.maximum(rng.normal(size=(2000, 60)), 0)
+    for variance, fans in ((2 / 60, (60, 50)), (2 / 110, (60, 50))):
+        W = rng.normal(size=fans) * math.sqrt(variance)
+        assert (x @ W).var() == pytest.approx(60 * variance * (x**2).mean(), rel=0.1)
+    assert (x**2).mean() == pytest.approx(0.5, rel=0.02)
+    assert (2 * math.sqrt(6 / 110)) ** 2 / 12 == pytest.approx(2 / 110)
+
+
+def test_the_table_of_activations() -> None:
+    x = torch.linspace(-4, 4, 41, dtype=torch.float64, requires_grad=True)
+    sigma, normal = torch.sigmoid(x), torch.distributions.Normal(0.0, 1.0)
+    slopes = {
+        torch.relu: (x > 0).double(),
+        lambda v: torch.nn.functional.leaky_relu(v, 0.1): torch.where(x > 0, 1.0, 0.1).double(),
+        torch.sigmoid: sigma * (1 - sigma),
+        torch.tanh: 1 - torch.tanh(x) ** 2,
+        torch.nn.functional.gelu: normal.cdf(x) + x * normal.log_prob(x).exp(),
+        torch.nn.functional.logsigmoid: torch.sigmoid(-x),
+    }
+    for function, slope in slopes.items():
+        inside = x != 0
+        (found,) = torch.autograd.grad(function(x).sum(), x)
+        torch.testing.assert_close(found[inside], slope[inside].detach(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(torch.tanh(x), 2 * torch.sigmoid(2 * x) - 1)
+    torch.testing.assert_close(torch.nn.functional.leaky_relu(x, 0.1), torch.maximum(x, 0.1 * x))
+    assert torch.nn.functional.gelu(x).min().item() == pytest.approx(-0.17, abs=0.002)
+
+
+def test_the_table_of_losses() -> None:
+    z, y = leaf(7), torch.tensor(rng.normal(size=7))
+    r = (z - y).detach().numpy()
+    np.testing.assert_allclose(grads(((z - y) ** 2).sum() / 2, z)[0], r)
+    np.testing.assert_allclose(grads((z - y).abs().sum(), z)[0], np.sign(r))
+    huber = torch.nn.functional.huber_loss(z, y, delta=0.6, reduction="sum")
+    np.testing.assert_allclose(grads(huber, z)[0], np.clip(r, -0.6, 0.6))
+    want = np.where(abs(r) <= 0.6, r**2 / 2, 0.6 * (abs(r) - 0.3)).sum()
+    assert huber.item() == pytest.approx(want)
+    logits, e = leaf(1, 5), np.eye(5)[[2]]
+    p = logits.softmax(1).detach().numpy()
+    for smooth in (0.0, 0.1):
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([2]), label_smoothing=smooth)
+        np.testing.assert_allclose(grads(loss, logits)[0], p - (1 - smooth) * e - smooth / 5)
+    values = rng.normal(size=31)
+    grid = np.linspace(-2, 2, 4001)
+    best = grid[np.abs(values[:, None] - grid).mean(0).argmin()]
+    assert best == pytest.approx(np.median(values), abs=2e-3)
+
+
+def test_the_backward_rules_of_the_normalizations() -> None:
+    x, w, dY = leaf(3, 6), leaf(6), torch.tensor(rng.normal(size=(3, 6)))
+    mean = lambda v: v.mean(1, keepdim=True)
+    for layer in ("layer", "rms"):
+        if layer == "layer":
+            s = x.detach().std(1, keepdim=True, unbiased=False)
+            hat = (x.detach() - mean(x.detach())) / s
+            y = torch.nn.functional.layer_norm(x, (6,), w, eps=0.0)
+        else:
+            s = (x.detach() ** 2).mean(1, keepdim=True).sqrt()
+            hat = x.detach() / s
+            y = torch.nn.functional.rms_norm(x, (6,), w, eps=0.0)
+        g = dY * w.detach()
+        want = (g - (mean(g) if layer == "layer" else 0) - hat * mean(g * hat)) / s
+        dx, dw = grads((y * dY).sum(), x, w)
+        np.testing.assert_allclose(dx, want, atol=1e-12)
+        np.testing.assert_allclose(dw, (dY * hat).sum(0))
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_the_updates_of_the_optimizers_are_pytorchs() -> None:
+    t, beta, decay, grads_given = 0.05, 0.9, 0.02, rng.normal(size=12)
+    makers = {
+        "momentum": lambda p: torch.optim.SGD(p, t, momentum=beta),
+        "nesterov": lambda p: torch.optim.SGD(p, t, momentum=beta, nesterov=True),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, t, alpha=0.99, eps=1e-8),
+        "adam": lambda p: torch.optim.Adam(p, t),
+        "adamw": lambda p: torch.optim.AdamW(p, t, weight_decay=decay),
+    }
+    for name, make in makers.items():
+        twin = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+        theirs, x, v, s = make([twin]), 0.7, 0.0, 0.0
+        for k, G in enumerate(grads_given, 1):
+            twin.grad = torch.tensor([G])
+            theirs.step()
+            if name in ("momentum", "nesterov"):
+                v = beta * v + G
+                x -= t * (v if name == "momentum" else G + beta * v)
+            elif name == "rmsprop":
+                s = 0.99 * s + 0.01 * G**2
+                x -= t * G / (math.sqrt(s) + 1e-8)
+            else:
+                x *= 1 - t * decay if name == "adamw" else 1
+                v, s = 0.9 * v + 0.1 * G, 0.999 * s + 0.001 * G**2
+                x -= t * (v / (1 - 0.9**k)) / (math.sqrt(s / (1 - 0.999**k)) + 1e-8)
+            assert x == pytest.approx(float(twin), rel=1e-12), (name, k)
+
+
+def test_the_floor_of_sgd_on_a_parabola() -> None:
+    lam, t, sigma2, B = 2.0, 0.3, 1.7, 4
+    variance = t * sigma2 / (B * lam * (2 - t * lam))
+    assert (1 - t * lam) ** 2 * variance + t**2 * sigma2 / B == pytest.approx(variance)
+    assert lam / 2 * variance == pytest.approx(t * sigma2 / (2 * B * (2 - t * lam)))
+
+
+def test_shrinkage_by_decay_and_by_stopping() -> None:
+    lam, best, alpha, t, k = np.array([4.0, 0.1]), np.array([1.0, -2.0]), 0.5, 0.1, 20
+    w = np.linalg.solve(np.diag(lam) + alpha * np.eye(2), lam * best)
+    np.testing.assert_allclose(w, lam / (lam + alpha) * best)
+    w = np.zeros(2)
+    for _ in range(k):
+        w -= t * lam * (w - best)
+    np.testing.assert_allclose(w, (1 - (1 - t * lam) ** k) * best)
+    assert np.abs((1 - (1 - t * lam) ** k) - lam / (lam + 1 / (k * t))).max() < 0.25
+
+
+def test_the_moments_of_dropout() -> None:
+    p, x = 0.3, 2.0
+    outcomes = np.array([0.0, x / (1 - p)])
+    mean = np.average(outcomes, weights=[p, 1 - p])
+    assert mean == pytest.approx(x)
+    assert np.average((outcomes - mean) ** 2, weights=[p, 1 - p]) == pytest.approx(p / (1 - p) * x**2)
+
+
+def test_weights_before_a_normalization_have_no_scale_and_an_orthogonal_gradient() -> None:
+    x, W = torch.tensor(rng.normal(size=(8, 5))), leaf(5, 4)
+    y = lambda V: torch.nn.functional.layer_norm(x @ V, (4,), eps=0.0)
+    torch.testing.assert_close(y(W * 3), y(W))
+    (g,) = grads((y(W) ** 3).sum(), W)
+    assert float((g * W.detach().numpy()).sum()) == pytest.approx(0, abs=1e-9)

@@ -67,7 +67,7 @@ LAB_FACTS = {
     "references": list,
 }
 CARD = {"name": str, "difficulty": int, "minutes": int, "task": str}
-OPTIONAL = {"builds_on", "topics", "tools", "needs", "models", "task"}
+OPTIONAL = {"builds_on", "topics", "tools", "needs", "models", "project", "task"}
 
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|:{3,}|~{3,})(?P<info>.*)$")
 _DIRECTIVE = re.compile(r"^\{(?P<name>[\w:+-]+)\}\s*(?P<argument>.*)$")
