@@ -614,6 +614,115 @@ def review(
     return 0
 
 
+# --- assemble ----------------------------------------------------------------------------
+
+
+@app.command()
+def assemble(
+    library: Annotated[str, typer.Argument(metavar="LIBRARY", help="The library of a stage project: tinynn.")],
+    fill: Annotated[bool, typer.Option("--fill", help="Take the book's pieces where an answer of yours is missing.")] = False,
+) -> int:
+    """Put your passed answers together into your own library, and hold it to PyTorch."""
+    from rich.markup import escape
+
+    from llm180 import assemble as assembly
+
+    with open_progress() as progress:
+        try:
+            made = assembly.assemble(library, progress, fill=fill)
+        except assembly.AssemblyError as error:
+            raise CommandError(str(error)) from None
+    console = _console()
+    console.print(f"{shown(made.folder)}: {len(made.own)} answers of yours, {len(made.given)} of the book's.")
+    for page, name in made.given:
+        console.print(f"[dim]·[/dim] {page.label}: {name} is the book's", highlight=False)
+    with console.status("Comparing it with PyTorch ..."):
+        made.parity = assembly.run_parity(library, made.folder)
+    for name, good, message in made.parity:
+        mark, color = _MARKS["passed" if good else "failed"]
+        console.print(f"[{color}]{mark}[/{color}] {escape(name)}", highlight=False)
+        if not good:
+            console.print(f"    {escape(message)}", highlight=False)
+    console.print(f"{sum(good for _, good, _ in made.parity)} of {len(made.parity)} comparisons passed.")
+    return 0 if made.agrees else 1
+
+
+# --- certify, verify -----------------------------------------------------------------------
+
+
+@app.command()
+def certify(
+    stage: Annotated[int, typer.Argument(metavar="STAGE", help="1 to 6.", min=1, max=6, show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="Your name, as the certificate shall have it.")] = "",
+    paper: Annotated[bool, typer.Option("--paper", help="Draw a theory paper and start its clock.")] = False,
+    hand_in: Annotated[bool, typer.Option("--hand-in", help="Hand in the open paper.")] = False,
+) -> int:
+    """Run a stage's work again and, if all of it holds, write your certificate; else list what is missing."""
+    from datetime import date
+
+    from llm180 import certify as office
+    from llm180 import exam
+
+    console = _console()
+    try:
+        if paper:
+            path = exam.begin(stage)
+            console.print(f"{shown(path)}: {exam.MINUTES} minutes from now.", highlight=False)
+            return 0
+        if hand_in:
+            result, graded = exam.hand_in(stage)
+            console.print(f"{result['right']} of {result['of']} right, {'passed' if result['passed'] else 'not passed'}. The worked answers: {shown(graded)}", highlight=False)
+            return 0 if result["passed"] else 1
+        asked = office.documents(stage)
+        with open_progress() as progress, console.status("Running your work again ...") as line:
+            tell = lambda what: line.update(f"Running your work again: {what} ...")
+            found = office.check_days(stage, progress, tell)
+            found += office.check_project(stage, progress, tell)
+        found += [office.check_paper(stage), *(office.check_document(stage, spec) for spec in asked)]
+    except (office.CertifyError, exam.ExamError) as error:
+        raise CommandError(str(error)) from None
+    for requirement in found:
+        mark, color = _MARKS["passed" if requirement.met else "failed"]
+        console.print(f"[{color}]{mark}[/{color}] {requirement.name}", highlight=False)
+        for missing in requirement.missing:
+            console.print(f"    {missing}", markup=False, highlight=False)
+    met = sum(requirement.met for requirement in found)
+    if met < len(found):
+        console.print(f"{met} of {len(found)} are done.")
+        return 1
+    if not name.strip():
+        raise CommandError(f"All is done. Say which name the certificate shall have: `llm180 certify {stage} --name \"Ada Lovelace\"`.", 2)
+    evidence = office.evidence_of(stage, " ".join(name.split()), found, date.today())
+    for path in office.write_certificate(evidence, paths.WORK / f"stage{stage}"):
+        console.print(shown(path), highlight=False)
+    console.print(f"Evidence {office.digest(evidence)}", highlight=False)
+    if lacking := office.missing_characters(name):
+        console.print(f"No font here draws {lacking}, so the PDF shows boxes in its place; the SVG is right.", highlight=False)
+    return 0
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, SVG or PDF.", show_default=False)]) -> int:
+    """Check a certificate: whether its hash is that of its evidence, and what it says."""
+    from llm180 import certify as office
+
+    try:
+        found = office.verify(file)
+    except office.CertifyError as error:
+        raise CommandError(str(error)) from None
+    evidence, console = found.evidence, _console()
+    if not found.intact:
+        raise CommandError(f"{shown(file)} was changed after it was written: its hash is not that of its evidence.")
+    console.print(f"{evidence['name']}, stage {evidence['stage']}, {evidence['date']}; evidence {found.hash}", highlight=False, markup=False)
+    for name, value in evidence["requirements"].items():
+        said = f"{value['right']} of {value['of']}" if name == "Theory paper" else f"{value['comparisons']} comparisons" if "comparisons" in value else ", ".join(value) if name.startswith("Day ") else value["file"]
+        console.print(f"[green]✓[/green] {name}: {said}", highlight=False)
+    if found.compared:
+        same = found.compared - len(found.differing)
+        console.print(f"{same} of {found.compared} files that it names are here as they were." + "".join(f"\n    changed since: {name}" for name in found.differing), highlight=False)
+    return 0
+
+
 # --- doctor, setup -----------------------------------------------------------------------
 
 
