@@ -235,7 +235,7 @@ def test_a_lesson_may_be_named_in_several_ways(desk: Path, name: str, key: str) 
 def test_help_names_every_command_and_sets_the_authors_apart(run: Callable[..., Said]) -> None:
     said = run("--help")
     readers, authors = said.out.split("For authors")
-    for command in ("next", "open", "check", "status", "reset", "doctor", "serve", "setup"):
+    for command in ("next", "open", "check", "status", "reset", "doctor", "serve", "setup", "assemble", "certify", "verify"):
         assert re.search(rf"\b{command}\b", readers), command
     for command in ("build", "test", "sync", "strength", "bench"):
         assert re.search(rf"\b{command}\b", authors), command

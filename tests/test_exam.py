@@ -195,3 +195,9 @@ def test_a_damaged_record_is_told(desk: Path) -> None:
     exam._record_path().write_text("{")
     with pytest.raises(exam.ExamError, match="cannot be read"):
         exam.begin(1, NOON)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_stage_page_says_how_long_the_paper_is(stage: int) -> None:
+    page = (paths.BOOK / f"stage{stage}" / "index.md").read_text(encoding="utf-8")
+    assert f"{exam.QUESTIONS} questions in {exam.MINUTES} minutes" in page

@@ -42,7 +42,7 @@ from nbformat.v4 import output_from_msg
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_comment_markers, find_metadata_tags
 
-from llm180 import data
+from llm180 import guard, data
 from llm180.dev import execution
 
 CELL_SECONDS = 60.0
@@ -69,7 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.nbval_cell_timeout == NBVAL_DEFAULT_SECONDS:
-        config.option.nbval_cell_timeout = CELL_SECONDS
+        config.option.nbval_cell_timeout = CELL_SECONDS * guard.crowding()
     config.option.nbval_current_env = True
     worker = getattr(config, "workerinput", None)
     if worker is None:
