@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 def test_every_day_of_the_section_is_named_and_every_line_names_a_written_day() -> None:
     text = HANDBOOK.read_text(encoding="utf-8")
     named = {int(n) for n in re.findall(r"\{doc\}`(\d+) <", text)}
-    assert named == set(range(1, 21))
+    assert named == set(range(1, 31))
     for number, target in re.findall(r"\{doc\}`(\d+) </(book/[^>]+)>`", text):
         assert lessons.find(int(number)).path == paths.ROOT / f"{target}.md"
 
@@ -355,7 +355,7 @@ def test_the_updates_of_the_optimizers_are_pytorchs() -> None:
                 x *= 1 - t * decay if name == "adamw" else 1
                 v, s = 0.9 * v + 0.1 * G, 0.999 * s + 0.001 * G**2
                 x -= t * (v / (1 - 0.9**k)) / (math.sqrt(s / (1 - 0.999**k)) + 1e-8)
-            assert x == pytest.approx(float(twin), rel=1e-12), (name, k)
+            assert x == pytest.approx(twin.item(), rel=1e-12), (name, k)
 
 
 def test_the_floor_of_sgd_on_a_parabola() -> None:
@@ -390,3 +390,70 @@ def test_weights_before_a_normalization_have_no_scale_and_an_orthogonal_gradient
     torch.testing.assert_close(y(W * 3), y(W))
     (g,) = grads((y(W) ** 3).sum(), W)
     assert float((g * W.detach().numpy()).sum()) == pytest.approx(0, abs=1e-9)
+
+
+# --- sequences -----------------------------------------------------------------------------------
+
+
+def test_the_recurrent_steps_and_their_sizes_are_pytorchs() -> None:
+    d, h = 3, 5
+    x, state, cell = (torch.tensor(rng.normal(size=(2, n))) for n in (d, h, h))
+    for kind, blocks in ((torch.nn.RNNCell, 1), (torch.nn.LSTMCell, 4), (torch.nn.GRUCell, 3)):
+        layer = kind(d, h, dtype=torch.float64)
+        assert sum(p.numel() for p in layer.parameters()) == blocks * h * (d + h + 2)
+        ours, theirs = x @ layer.weight_ih.T + layer.bias_ih, state @ layer.weight_hh.T + layer.bias_hh
+        if blocks == 1:
+            want, got = torch.tanh(ours + theirs), layer(x, state)
+        elif blocks == 4:
+            i, f, g, o = (ours + theirs).chunk(4, 1)
+            c = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            want, got = o.sigmoid() * c.tanh(), layer(x, (state, cell))[0]
+        else:
+            (r, z, n), (ru, zu, nu) = ours.chunk(3, 1), theirs.chunk(3, 1)
+            z = (z + zu).sigmoid()
+            want, got = (1 - z) * torch.tanh(n + (r + ru).sigmoid() * nu) + z * state, layer(x, state)
+        torch.testing.assert_close(got, want)
+
+
+def test_backpropagation_through_time_and_its_bound() -> None:
+    U = leaf(4, 4)
+    start = leaf(1, 4)
+    states = [start]
+    for _ in range(6):
+        states.append(torch.tanh(states[-1] @ U))
+    r = torch.tensor(rng.normal(size=(1, 4)))
+    dU, dh0 = grads((states[-1] * r).sum(), U, start)
+    dz, total = None, np.zeros((4, 4))
+    for t in range(6, 0, -1):
+        dh = r.numpy() if dz is None else dz @ U.detach().numpy().T
+        dz = dh * (1 - states[t].detach().numpy() ** 2)
+        total += states[t - 1].detach().numpy().T @ dz
+    np.testing.assert_allclose(total, dU)
+    np.testing.assert_allclose(dz @ U.detach().numpy().T, dh0)
+    largest = np.linalg.norm(U.detach().numpy(), 2)
+    assert np.linalg.norm(dh0) <= largest**6 * np.linalg.norm(r)
+
+
+def test_the_half_life_of_a_forget_bias() -> None:
+    for b in (0.0, 1.0, 5.0):
+        k = math.log(2) / math.log(1 + math.exp(-b))
+        assert (1 / (1 + math.exp(-b))) ** k == pytest.approx(0.5)
+    assert k == pytest.approx(0.69 * math.exp(5.0), rel=0.01)
+
+
+def test_the_optimum_of_negative_sampling_is_shifted_pmi() -> None:
+    joint = rng.random((3, 4))
+    joint /= joint.sum()
+    word, noise, k = joint.sum(1), joint.sum(0), 5
+    score = np.log(joint / np.outer(word, noise)) - math.log(k)
+    loss = lambda s: (joint * np.log1p(np.exp(-s)) + k * np.outer(word, noise) * np.log1p(np.exp(s))).sum()
+    for step in rng.normal(size=(50, 3, 4)) * 0.1:
+        assert loss(score + step) > loss(score)
+
+
+def test_temperature_and_the_scalar_mix() -> None:
+    z = np.array([1.0, 0.5, -1.0])
+    softmax = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
+    np.testing.assert_allclose(softmax(z / 1e-3), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(softmax(z / 1e6), np.full(3, 1 / 3), atol=1e-5)
+    assert 0.15 * (0.8 + 0.1 + 0.1) == pytest.approx(0.15) and softmax(np.zeros(3)).sum() == pytest.approx(1)
