@@ -341,15 +341,16 @@ def write_certificate(evidence: dict[str, Any], folder: Path) -> list[Path]:
         (0.80, 15, "LLM in 180 Days"),
         (0.68, 26, f"Stage {stage}"),
         (0.60, 14, stage_titles()[stage]),
-        (0.45, 24, evidence["name"]),
-        (0.33, 11, f"{days} days, {answers} exercises, each passed again in a fresh kernel on {evidence['date']}"),
+        (0.47, 24, evidence["name"]),
+        (0.40, 11, evidence["date"]),
+        (0.33, 11, f"{days} days, {answers} exercises, each passed again in a fresh kernel"),
         (0.28, 11, f"Theory paper: {paper['right']} of {paper['of']}"),
         (0.12, 9, "Evidence " + " ".join(code[i : i + 8] for i in range(0, 64, 8))),
-        (0.07, 9, "`llm180 verify` takes this file and checks it"),
+        (0.07, 9, "llm180 verify takes this file and checks it"),
     ]
     project = [v for name, v in evidence["requirements"].items() if name.startswith("The library ")]
     if project:
-        lines.insert(5, (0.23, 11, f"{project[0]['package']}, a library of their own: {project[0]['comparisons']} of {project[0]['comparisons']} comparisons with PyTorch passed"))
+        lines.insert(6, (0.23, 11, f"{project[0]['package']}, a library of their own: {project[0]['comparisons']} of {project[0]['comparisons']} comparisons with PyTorch passed"))
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     style = {"svg.fonttype": "none", "svg.hashsalt": code, "font.family": _fonts(), "pdf.fonttype": 42}
