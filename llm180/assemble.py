@@ -223,14 +223,10 @@ def _annotations(node: ast.AST) -> Iterator[ast.AST]:
 
 def _notebook_definitions(lesson: Lesson) -> dict[str, str]:
     """Name -> the top-level statement that binds it, in the reader's working copy (the page, if there is none)."""
-    path = paths.WORK / f"{lesson.stem}.ipynb"
-    if path.exists():
-        try:
-            cells = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-        except (ValueError, KeyError, TypeError):
-            raise AssemblyError(f"{path.name} is not a notebook that can be read; mend it, or begin afresh with `llm180 reset`.") from None
-    else:
-        cells = [cell.source for cell in lesson.code_cells]
+    from llm180 import cli
+
+    path = cli.copy_path(lesson)
+    cells = cli.read_code(path) if path.exists() else [cell.source for cell in lesson.code_cells]
     found: dict[str, str] = {}
     for cell in cells:
         tree = lessons.parse_code(cell)
@@ -259,9 +255,9 @@ def assemble(package: str, progress: Progress, *, fill: bool = False, to: Path |
     found = parts(known[package])
     modules = {part.lesson.solution_module for part in found}
     for part in found:
-        answers = {}
+        answers, passed = {}, progress.passed_exercises(part.lesson)
         for name in part.exercises:
-            source = progress.passed_source(part.lesson.key, name) if name in progress.passed_exercises(part.lesson) else None
+            source = progress.passed_source(part.lesson.key, name) if name in passed else None
             (library.own if source else library.given).append((part.lesson, name))
             if source:
                 answers[name] = source

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import ast
 import base64
-import hashlib
 import json
-import os
 import re
 import warnings
 import zlib
@@ -31,6 +29,7 @@ import yaml
 
 import llm180
 from llm180 import assemble, exam, lessons, paths
+from llm180.data import sha256
 
 if TYPE_CHECKING:
     from llm180.lessons import Lesson
@@ -59,32 +58,16 @@ class Requirement:
         return not self.missing
 
 
-def sha256(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
-
-
 # --- the days ----------------------------------------------------------------------------
-
-
-def _functions(source: str, decorator: str) -> dict[str, str]:
-    """Name -> what it does, of the functions and classes of a cell that carry a decorator of ``day``."""
-    tree = lessons.parse_code(source)
-    found = {}
-    for node in tree.body if tree else []:
-        names = [ast.unparse(d).split("(")[0] for d in getattr(node, "decorator_list", [])]
-        if decorator in names:
-            found[node.name] = ast.dump(node)
-    return found
 
 
 def changed_checks(lesson: Lesson, cells: list[str]) -> list[str]:
     """The checks of a page that a working copy lacks, or has otherwise than the page."""
-    page = {k: v for cell in lesson.code_cells for k, v in _functions(cell.source, "day.check").items()}
     mine: dict[str, list[str]] = {}
-    for cell in cells:
-        for name, text in _functions(cell, "day.check").items():
-            mine.setdefault(name, []).append(text)
-    return [name for name, text in page.items() if mine.get(name) != [text]]
+    for node in (node for cell in cells for node in lessons.decorated(cell, "check")):
+        mine.setdefault(node.name, []).append(ast.dump(node))
+    page = [node for cell in lesson.code_cells for node in lessons.decorated(cell.source, "check")]
+    return [node.name for node in page if mine.get(node.name) != [ast.dump(node)]]
 
 
 def is_the_books(answer: str, lesson: Lesson, name: str) -> bool:
@@ -106,12 +89,6 @@ def is_the_books(answer: str, lesson: Lesson, name: str) -> bool:
     return bool(mine and books) and ast.dump(mine) == ast.dump(books) and sum(1 for _ in ast.walk(books)) >= SAME
 
 
-def _cells(path: Path) -> list[str]:
-    from llm180 import cli
-
-    return ["".join(cell.source) for cell in cli.read_notebook(path).cells if cell.cell_type == "code"]
-
-
 def check_days(stage: int, progress: Progress, tell: Callable[[str], None] = lambda _: None) -> list[Requirement]:
     """Run the working copy of every day of a stage again; what has passed and is unchanged since is not run twice."""
     from llm180 import cli
@@ -128,16 +105,16 @@ def check_days(stage: int, progress: Progress, tell: Callable[[str], None] = lam
             continue
         requirement = Requirement(page.label)
         found.append(requirement)
-        path = paths.WORK / f"{page.stem}.ipynb"
+        path = cli.copy_path(page)
         if not path.exists():
             requirement.missing.append(f"no working copy; `llm180 open {number}` makes one")
             continue
-        cells = _cells(path)
+        cells = cli.read_code(path)
         changed = changed_checks(page, cells)
         if changed:
             requirement.missing.append(f"the checks {', '.join(changed)} are not the page's any more; `llm180 reset {number}` gives a fresh copy")
             continue
-        state = sha256("\n\0".join([*cells, *(cell.source for cell in page.code_cells)]))
+        state = sha256("\n\0".join([*cells, *(cell.source for cell in page.code_cells)]).encode())
         if kept.get(page.key, {}).get("state") != state:
             tell(page.label)
             run = cli.run_copy(path, cli.CELL_SECONDS)
@@ -168,11 +145,7 @@ def _kept(stage: int) -> dict[str, Any]:
 
 
 def _keep(stage: int, kept: dict[str, Any]) -> None:
-    path = _kept_path(stage)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(kept), encoding="utf-8")
-    os.replace(fresh, path)
+    paths.write_whole(_kept_path(stage), json.dumps(kept))
 
 
 # --- project, paper ------------------------------------------------------------------------
@@ -283,7 +256,7 @@ def check_document(stage: int, spec: dict[str, Any]) -> Requirement:
     copied = _share_of_the_book(stage, own)
     if copied > COPIED:
         say(f"{copied:.0%} of its longer lines stand in the book word for word: say it in your own words")
-    requirement.evidence = {"file": spec["file"], "sha256": sha256(text)}
+    requirement.evidence = {"file": spec["file"], "sha256": sha256(path.read_bytes())}
     return requirement
 
 
@@ -316,9 +289,18 @@ def evidence_of(stage: int, name: str, found: list[Requirement], day: date) -> d
     }
 
 
+def summary(name: str, evidence: Any) -> str:
+    """What a requirement's evidence comes to, in a few words."""
+    if name == "Theory paper":
+        return f"{evidence['right']} of {evidence['of']}"
+    if "comparisons" in evidence:
+        return f"{evidence['comparisons']} comparisons"
+    return evidence["file"] if "file" in evidence else ", ".join(evidence)  # of a day: its exercises
+
+
 def digest(evidence: dict[str, Any]) -> str:
     """The hash of the evidence, whatever the order of its keys."""
-    return sha256(json.dumps(evidence, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+    return sha256(json.dumps(evidence, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _packed(evidence: dict[str, Any]) -> str:

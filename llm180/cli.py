@@ -342,6 +342,11 @@ def read_notebook(path: Path) -> Any:
     )
 
 
+def read_code(path: Path) -> list[str]:
+    """The sources of a notebook's code cells."""
+    return [cell.source for cell in read_notebook(path).cells if cell.cell_type == "code"]
+
+
 def run_copy(path: Path, limit: int) -> Run:
     """Run a notebook's cells in a fresh kernel, each for at most ``limit`` seconds. The file is not changed."""
     import asyncio
@@ -715,8 +720,7 @@ def verify(file: Annotated[Path, typer.Argument(metavar="FILE", help="A certific
         raise CommandError(f"{shown(file)} was changed after it was written: its hash is not that of its evidence.")
     console.print(f"{evidence['name']}, stage {evidence['stage']}, {evidence['date']}; evidence {found.hash}", highlight=False, markup=False)
     for name, value in evidence["requirements"].items():
-        said = f"{value['right']} of {value['of']}" if name == "Theory paper" else f"{value['comparisons']} comparisons" if "comparisons" in value else ", ".join(value) if name.startswith("Day ") else value["file"]
-        console.print(f"[green]✓[/green] {name}: {said}", highlight=False)
+        console.print(f"[green]✓[/green] {name}: {office.summary(name, value)}", highlight=False)
     if found.compared:
         same = found.compared - len(found.differing)
         console.print(f"{same} of {found.compared} files that it names are here as they were." + "".join(f"\n    changed since: {name}" for name in found.differing), highlight=False)

@@ -28,7 +28,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import random
 import re
 import secrets
@@ -171,11 +170,7 @@ def _record() -> dict[str, Any]:
 
 
 def _keep(record: dict[str, Any]) -> None:
-    path = _record_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    paths.write_whole(_record_path(), json.dumps(record, indent=1) + "\n")
 
 
 def papers(stage: int) -> list[dict[str, Any]]:

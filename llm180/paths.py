@@ -38,3 +38,11 @@ def home() -> Path:
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return base / "llm180"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file of the reader's so that it is there whole or as it was, whenever the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(text.encode("utf-8"))  # line ends as they are, on every system
+    os.replace(fresh, path)

@@ -8,7 +8,6 @@ nothing else; a part that the reader has changed, and whatever stands outside th
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -283,7 +282,7 @@ def write(week: int, progress: Progress, language: str | None = None) -> tuple[P
     facts = read(week, progress)
     try:
         if not path.exists():
-            _put(path, fresh(facts, language or "en"))
+            paths.write_whole(path, fresh(facts, language or "en"))
             return path, "Written: what your record knows is filled in, the rest is yours."
         before = path.read_bytes().decode("utf-8")
         begun = language_of(before)
@@ -291,7 +290,7 @@ def write(week: int, progress: Progress, language: str | None = None) -> tuple[P
             raise ReviewError(f"{path} is in the other language; rename it to begin a new one.")
         text, found = renewed(before.replace("\r\n", "\n"), facts, begun)
         if found["renewed"]:
-            _put(path, text)
+            paths.write_whole(path, text)
         told = [f"{found['renewed']} renewed from your record" if found["renewed"] else "nothing new in your record"]
         told += [f"{found['own']} changed by you and left alone"] if found["own"] else []
         return path, f"Your review is kept; parts: {', '.join(told)}."
@@ -299,14 +298,6 @@ def write(week: int, progress: Progress, language: str | None = None) -> tuple[P
         raise ReviewError(f"{path} is not text in UTF-8; rename it to begin a new one.") from None
     except OSError as error:
         raise ReviewError(f"{path} cannot be written ({error.strerror or error}).") from None
-
-
-def _put(path: Path, text: str) -> None:
-    """Write all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_bytes(text.encode("utf-8"))
-    os.replace(new, path)
 
 
 def week_now(progress: Progress) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from llm180 import assemble, certify, cli, exam, lessons, notebooks, paths
+from llm180 import assemble, certify, cli, data, exam, lessons, notebooks, paths
 from llm180.certify import Requirement
 from llm180.dev import plan
 from llm180.progress import Progress
@@ -208,7 +208,7 @@ def issued(work: Path) -> list[Path]:
         Requirement("Day 1", evidence={"Matrix": "0" * 64, "einsum2": "1" * 64}),
         Requirement("The library tinynn", evidence={"package": "tinynn", "comparisons": 12, "files": {}}),
         Requirement("Theory paper", evidence={"number": 1, "right": 17, "of": 20, "passed": True}),
-        Requirement("Notes", evidence={"file": "notes.md", "sha256": certify.sha256("my notes")}),
+        Requirement("Notes", evidence={"file": "notes.md", "sha256": data.sha256(b"my notes")}),
     ]
     return certify.write_certificate(certify.evidence_of(1, "Ada <Lovelace> 王", found, date(2026, 1, 2)), work / "stage1")
 

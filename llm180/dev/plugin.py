@@ -42,7 +42,7 @@ from nbformat.v4 import output_from_msg
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel, start_new_kernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_comment_markers, find_metadata_tags
 
-from llm180 import guard, data
+from llm180 import data, guard
 from llm180.dev import execution
 
 CELL_SECONDS = 60.0
