@@ -196,8 +196,8 @@ class Page:
             print(f"· {check.name}: not solved yet")
         else:
             verdict = self.verdict(check)
-            if verdict.word != "passed" and not verdict.cause:
-                verdict.cause = self._likely_cause(check, verdict, own)
+            if verdict.word != "passed":  # a listed mistake knows more than a general cause
+                verdict.cause = self._likely_cause(check, verdict, own) or verdict.cause
             lost = ""
             for name in own:  # kept before it is shown: what is reported as passed is never lost
                 lost = self._keep(name, check, verdict) or lost

@@ -64,6 +64,13 @@ def test_a_wrong_answer_is_told_what_was_expected_what_came_and_the_likely_cause
     assert "Traceback" not in told
 
 
+def test_a_listed_mistake_explains_more_than_a_general_cause(notebook, capsys):
+    notebook.answer("x * factor")
+    notebook.cell(CHECKS)
+    told = capsys.readouterr().out
+    assert "came      None" in told and "likely    nothing is returned" in told
+
+
 def test_an_error_in_the_answer_names_its_line(notebook, capsys):
     notebook.answer("y = x * factor\nreturn y[17]")
     notebook.cell(CHECKS)
