@@ -45,9 +45,9 @@ def lu_factor(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order:
         ``(n,)``, int64: row ``i`` of ``L @ U`` is row ``order[i]`` of ``A``.
 
-    Raises ValueError if ``A`` is not a square matrix, and
-    ``numpy.linalg.LinAlgError`` if a column has no pivot other than exactly zero:
-    the matrix is singular.
+    Raises ValueError that says ``square`` if ``A`` is not a square matrix, and
+    ``numpy.linalg.LinAlgError`` that says ``singular`` if a column has no pivot
+    other than exactly zero.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 21.1.
     """
@@ -107,6 +107,11 @@ known_mistakes(
     ),
     (
         "if lu[p, k] == 0:",
+        "if abs(lu[p, k]) < 1e-12:",
+        "the pivot is compared with a fixed tolerance, so a matrix in small units is refused; only an exact zero is no pivot",
+    ),
+    (
+        "if lu[p, k] == 0:",
         "if False:",
         "a column without a pivot is divided by zero and not refused",
     ),
@@ -134,8 +139,9 @@ def lu_solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     ``x`` of the shape of ``b``; float32 if ``A`` and ``b`` both are, else computed
     and returned in float64.
 
-    Raises ValueError if ``A`` is not square or ``b`` is not of such a shape, and
-    ``numpy.linalg.LinAlgError`` if ``A`` is singular.
+    Raises ValueError that says ``square`` if ``A`` is not square, or ``fit`` if
+    ``b`` is not of such a shape, and ``numpy.linalg.LinAlgError`` that says
+    ``singular`` if ``A`` is singular.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", lectures 17 and 21.
     """
@@ -209,8 +215,8 @@ def qr_householder(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ``(n, n)``, exactly zero below the diagonal. Its diagonal entries have any
         sign.
 
-    Both float32 if ``A`` is float32, else float64. Raises ValueError if ``A`` is
-    not a matrix or has more columns than rows.
+    Both float32 if ``A`` is float32, else float64. Raises ValueError that says
+    ``rows`` if ``A`` is not a matrix or has more columns than rows.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithms 10.1 and
     10.3.
@@ -266,6 +272,11 @@ known_mistakes(
     ),
     (
         "if length:",
+        "if length > 1e-12:",
+        "a short column is taken for a zero one, and is not reflected; only a length of exactly zero needs no mirror",
+    ),
+    (
+        "if length:",
         "if True:",
         "a column that is already zero has no mirror: it is divided by its length of zero",
     ),
@@ -303,11 +314,12 @@ def least_squares(A: np.ndarray, b: np.ndarray, ridge: float = 0.0) -> np.ndarra
     ``x`` of shape ``(n,)`` or ``(n, k)``; float32 if ``A`` and ``b`` both are, else
     computed and returned in float64.
 
-    Raises ValueError if ``b`` does not fit ``A``, if ``ridge`` is negative, or if
-    ``A`` has more columns than rows and ``ridge`` is 0. Raises
-    ``numpy.linalg.LinAlgError`` if a diagonal entry of ``R`` is in absolute value
-    at most ``rows * eps`` times the largest: ``rows`` is ``m``, or ``m + n`` with
-    ridge, and ``eps`` is that of the dtype.
+    Raises ValueError that says ``fit`` if ``b`` does not fit ``A``, ``ridge`` if
+    ``ridge`` is negative, and ``rows`` if ``A`` has more columns than rows and
+    ``ridge`` is 0. Raises ``numpy.linalg.LinAlgError`` that says ``dependent`` if a
+    diagonal entry of ``R`` is in absolute value at most ``rows * eps`` times the
+    largest: ``rows`` is ``m``, or ``m + n`` with ridge, and ``eps`` is that of the
+    dtype.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 11.2; for
     ridge, Golub and Van Loan 2013, "Matrix Computations", sec. 6.1.
