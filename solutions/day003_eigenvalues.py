@@ -56,9 +56,10 @@ def power_iteration(
         ``(steps + 1,)``, float64: ``‖A @ v - value * v‖`` before the first step and
         after each.
 
-    All is computed in float64. Raises ValueError if ``A`` is not square, if
-    ``start`` does not fit it, or if ``start`` is zero. Raises
-    ``numpy.linalg.LinAlgError`` if ``max_steps`` steps do not suffice.
+    All is computed in float64. Raises ValueError that says ``square`` if ``A`` is
+    not square, ``fit`` if ``start`` does not fit it, and ``zero`` if ``start`` is
+    zero. Raises ``numpy.linalg.LinAlgError`` that says ``converge`` or
+    ``convergence`` if ``max_steps`` steps do not suffice.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 27.1.
     """
@@ -99,6 +100,11 @@ known_mistakes(
         "        if residuals[-1] <= tol * np.linalg.norm(w):\n",
         "        if np.linalg.norm(w / np.linalg.norm(w) - v) <= tol:\n",
         "successive vectors are compared: with a negative eigenvalue they flip each time and never agree",
+    ),
+    (
+        "tol * np.linalg.norm(w)",
+        "tol * abs(value)",
+        "the residual is compared with tol times the value; the docstring compares it with tol times the length of A v",
     ),
     (
         "tol * np.linalg.norm(w)",
@@ -148,9 +154,10 @@ def pagerank(weights: np.ndarray, damping: float = 0.85) -> np.ndarray:
     ``(n,)``, float64, positive, with sum 1. The tolerance of ``power_iteration`` is
     1e-12, and it may take 10,000 steps.
 
-    Raises ValueError if ``weights`` is not square, if a weight is negative or not a
-    number, or if ``damping`` is out of range. Raises ``numpy.linalg.LinAlgError`` if
-    the steps do not suffice, which needs a ``damping`` above 0.997.
+    Raises ValueError if ``weights`` is not square, one that says ``weight`` if a
+    weight is negative or not a number, and one that says ``damping`` if that is out
+    of range. Raises ``numpy.linalg.LinAlgError`` if the steps do not suffice, which
+    needs a ``damping`` above 0.997.
 
     Source: Page, Brin, Motwani and Winograd 1999, "The PageRank citation ranking".
     """
@@ -180,6 +187,11 @@ known_mistakes(
         "np.where(links > 0, weights, 1.0)",
         "np.where(links > 0, weights, np.eye(n))",
         "a node without outgoing links keeps the walk; it must send it anywhere",
+    ),
+    (
+        "    moves /= moves.sum(axis=1, keepdims=True)\n",
+        "    moves = np.where(links > 0, moves / moves.sum(axis=1, keepdims=True), 0.0)\n",
+        "a node without outgoing links sends the walk nowhere, so a part of it is lost at every step; it must go anywhere",
     ),
     (
         "    moves = np.where(links > 0, weights, 1.0)\n",
@@ -271,9 +283,10 @@ def qr_algorithm(
     left of the block's last one is at most ``eps * ‖A‖`` in absolute value, where
     ``‖A‖`` is the square root of the sum of squares. All is computed in float64.
 
-    Raises ValueError if ``A`` is not square, and if ``‖A - A.T‖`` is not at most
-    ``1e-10 * ‖A‖``: then ``A`` is not symmetric, or not finite. Raises
-    ``numpy.linalg.LinAlgError`` if a block would need more than ``max_steps`` steps.
+    Raises ValueError that says ``square`` if ``A`` is not square, and ``symmetric``
+    if ``‖A - A.T‖`` is not at most ``1e-10 * ‖A‖``: then ``A`` is not symmetric, or
+    not finite. Raises ``numpy.linalg.LinAlgError`` that says ``converge`` or
+    ``convergence`` if a block would need more than ``max_steps`` steps.
 
     Source: Trefethen and Bau 1997, "Numerical Linear Algebra", algorithm 28.2.
     """
@@ -353,6 +366,11 @@ known_mistakes(
         "the signs of the vectors are left as they came; the largest entry must be positive",
     ),
     (
+        "abs(T[m - 1, m - 2]) > small:",
+        "abs(T[m - 1, m - 2]) > small / size * (abs(T[m - 1, m - 1]) + abs(T[m - 2, m - 2])):",
+        "the entry is compared with its neighbors on the diagonal; the threshold is eps times the size of the whole matrix",
+    ),
+    (
         "small = np.finfo(np.float64).eps * size",
         "small = 1e-8",
         "the threshold is absolute and coarse: the vectors keep only half of their digits",
@@ -383,8 +401,8 @@ def pca(X: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ``(d,)``, float64: the mean row. The coordinates of the data are
         ``(X - mean) @ components.T``, of shape ``(n, k)``.
 
-    All is computed in float64. Raises ValueError if ``X`` is not a matrix with at
-    least two rows, or if ``k`` is out of range.
+    All is computed in float64. Raises ValueError that says ``rows`` if ``X`` is not
+    a matrix with at least two rows, and ``k`` if that is out of range.
 
     Source: Jolliffe and Cadima 2016, "Principal component analysis", section 2.
     """
