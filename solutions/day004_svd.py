@@ -51,8 +51,8 @@ def svd_via_eigh(A: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     of a symmetric matrix of order ``2 * k``. Neither ``A.T @ A`` nor ``A @ A.T`` is
     formed.
 
-    Raises ValueError if ``A`` is not a matrix, is empty, or has an entry that is
-    not finite.
+    Raises ValueError that says ``matrix`` if ``A`` is not a matrix or is empty, and
+    ``finite`` if an entry is not finite.
 
     Source: Golub and Van Loan 2013, "Matrix Computations", sec. 8.6.
     """
@@ -89,6 +89,11 @@ known_mistakes(
         "orthonormalize(W[:k]), orthonormalize(W[k:])",
         "W[:k] * np.sqrt(2), W[k:] * np.sqrt(2)",
         "where a singular value is zero, the halves of an eigenvector need not have equal lengths, and are not orthogonal to one another",
+    ),
+    (
+        "    left, right = orthonormalize(W[:k]), orthonormalize(W[k:])\n",
+        "    right = orthonormalize(W[k:])\n    left = R @ right / np.where(s > 0, s, 1)\n",
+        "u = A v / s divides rounding error by a small s: such left vectors are not orthogonal; the eigenvector holds u itself",
     ),
     (
         "W[:, k:][:, ::-1]",
@@ -156,7 +161,8 @@ def low_rank(A: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
         Column ``i`` of ``left`` and row ``i`` of ``right`` have the same length,
         the square root of singular value ``i``.
 
-    Raises ValueError if ``r`` is negative or ``A`` is not a matrix.
+    Raises ValueError that says ``rank`` if ``r`` is negative, and ``matrix`` if
+    ``A`` is not a matrix.
 
     Source: Eckart and Young 1936, "The approximation of one matrix by another of
     lower rank".
@@ -220,8 +226,8 @@ def pseudo_inverse(A: np.ndarray, tol: float | None = None) -> np.ndarray:
     -------
     ``(n, m)``, float64: the inverse where there is one, zeros for a matrix of zeros.
 
-    Raises ValueError if ``tol`` is negative or not a number, or if ``A`` is not a
-    matrix.
+    Raises ValueError that says ``tol`` if ``tol`` is negative or not a number, and
+    ValueError if ``A`` is not a matrix.
 
     Source: Penrose 1955, "A generalized inverse for matrices".
     """
@@ -266,6 +272,11 @@ known_mistakes(
         "kind = A.dtype if A.dtype.kind == \"f\" else np.float64",
         "kind = np.float64",
         "the entries of a float32 matrix were rounded to 7 digits: its noise is at the eps of float32",
+    ),
+    (
+        "    if tol is None:\n",
+        "    if not tol:\n",
+        "0 counts as false in Python, so a tol of 0 is taken for no tol at all",
     ),
     (
         "max(A.shape) * np.finfo(kind).eps",
