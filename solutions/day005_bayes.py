@@ -162,6 +162,16 @@ known_mistakes(
     ),
     (
         "return joint - total,",
+        "return np.exp(joint - total),",
+        "probabilities are returned where their logs are promised",
+    ),
+    (
+        "joint - total, total - log_sum_exp(log_prior)",
+        "joint - total, log_sum_exp(log_likelihood.reshape(-1, k).sum(axis=0))",
+        "the evidence is a sum of likelihoods, each weighted by its prior; here the weights are left out",
+    ),
+    (
+        "return joint - total,",
         "joint = np.exp(joint)\n    return np.log(joint / joint.sum()),",
         "the logs are taken back before the sum, and the product of many likelihoods underflows to 0",
     ),
@@ -232,7 +242,8 @@ class NaiveBayes:
     ) -> NaiveBayes:
         """Count tokens by class, replacing what an earlier fit learned; returns self.
 
-        Raises ValueError if there are no documents, or not one label for each.
+        Raises ValueError that says ``documents`` if there are none, or not one
+        label for each.
         """
         if not len(documents) or len(documents) != len(labels):
             raise ValueError(f"{len(documents)} documents, {len(labels)} labels")
@@ -284,6 +295,11 @@ known_mistakes(
         "np.log(counts / counts.sum(axis=1, keepdims=True))",
         "np.log(counts / counts.sum(axis=0, keepdims=True))",
         "the counts are divided by the total of the word; P(w | c) divides by the total of the class",
+    ),
+    (
+        "np.log([shares[c] / len(labels) for c in self.classes])",
+        "np.log([(shares[c] + self.alpha) / (len(labels) + self.alpha * len(shares)) for c in self.classes])",
+        "alpha is added to the counts of the classes too; it belongs to those of the tokens only",
     ),
     (
         "np.log([shares[c] / len(labels) for c in self.classes])",
