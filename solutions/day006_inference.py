@@ -29,7 +29,7 @@ def mle_gaussian(
     -------
     mean, variance, log_likelihood: float64, each of the shape of ``x`` without
     ``axis``. The variance divides by n. The log-likelihood is the sum over the
-    observations of the log of the density, in nats, at this mean and variance;
+    observations of the natural log of the density at this mean and variance;
     ``inf`` where the variance is 0.
 
     Raises ValueError that says ``observations`` if there are none, and one that says
@@ -153,6 +153,11 @@ known_mistakes(
     bootstrap_ci,
     (
         "chosen = rng.integers(len(x), size=(resamples, len(x)))",
+        "chosen = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))",
+        "the draws do not come from the generator that was passed in",
+    ),
+    (
+        "chosen = rng.integers(len(x), size=(resamples, len(x)))",
         "chosen = rng.permuted(np.tile(np.arange(len(x)), (resamples, 1)), axis=1)",
         "the observations are shuffled, not drawn with replacement: each resample is the data again",
     ),
@@ -160,11 +165,6 @@ known_mistakes(
         "chosen = rng.integers(len(x), size=(resamples, len(x)))",
         "chosen = rng.integers(len(x), size=(resamples, max(1, len(x) // 2)))",
         "a resample has fewer observations than the data, so the interval is too wide",
-    ),
-    (
-        "chosen = rng.integers(len(x), size=(resamples, len(x)))",
-        "chosen = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))",
-        "the draws do not come from the generator that was passed in",
     ),
     (
         "rng.integers(len(x), size",
