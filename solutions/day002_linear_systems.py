@@ -354,6 +354,11 @@ known_mistakes(
         "the normal equations square the condition number; solve R x = Qᵀb",
     ),
     (
+        "return back_substitute(R, Q.T @ b)",
+        "return np.linalg.inv(R) @ (Q.T @ b)",
+        "the inverse of R is formed and multiplied; its residual does not stay at rounding level",
+    ),
+    (
         "np.sqrt(ridge) * np.eye(n)",
         "ridge * np.eye(n)",
         "a row that contributes ridge * x² to the sum of squares holds the square root of ridge",
