@@ -24,7 +24,7 @@ class Dropout:
     def __init__(self, p: float, rng: np.random.Generator) -> None:
         """Keep ``p`` and ``rng``, in attributes of these names; start in training.
 
-        Raises ValueError if ``p`` is not between 0 and 1, both of them allowed.
+        Raises ValueError that names ``p`` if it is not between 0 and 1, both allowed.
         """
         if not 0 <= p <= 1:
             raise ValueError(f"p is the probability of a zero, got {p}")
@@ -68,6 +68,11 @@ known_mistakes(
         "self.rng.random(x.shape) >= self.p",
         "self.rng.random(x.shape[-1:]) >= self.p",
         "one mask for all rows of the batch: each entry needs a draw of its own",
+    ),
+    (
+        "self.rng.random(x.shape) >= self.p",
+        "self.rng.permutation(x.data.size).reshape(x.shape) >= self.p * x.data.size",
+        "every call zeroes the same number of entries: each entry needs a draw of its own",
     ),
     (
         "        if not self.training:\n            return x\n",
@@ -121,8 +126,8 @@ class EarlyStopping:
     def __init__(self, patience: int, min_delta: float = 0.0) -> None:
         """``patience``: so many evaluations in a row without improvement end training.
 
-        Raises ValueError if ``patience`` is below 1, or ``min_delta`` is not a finite
-        number of at least 0.
+        Raises ValueError that names ``patience`` if that is below 1, and one that names
+        ``min_delta`` if that is not a finite number of at least 0.
         """
         # equivalent `min_delta != np.inf`: NaN fails the first comparison
         if patience < 1 or not 0 <= min_delta < np.inf:
@@ -154,8 +159,9 @@ class EarlyStopping:
     def restore(self, weights: list[np.ndarray]) -> None:
         """Write the kept weights into these arrays, in place; may be called again.
 
-        Raises ValueError if there was no improvement yet, or if ``weights`` do not
-        have the number and the shapes of the kept ones; then nothing has changed.
+        Raises ValueError that says ``improvement`` if there was none yet, and one that
+        says ``shape`` if ``weights`` do not have the number and the shapes of the kept
+        ones; then nothing has changed.
         """
         if self.weights is None:
             raise ValueError("there was no improvement yet, so no weights are kept")
@@ -259,8 +265,9 @@ def mixup(
         New arrays of the shapes of ``x`` and ``y``; float32 if the argument is, else
         float64. The arguments are left unchanged.
 
-    Raises ValueError if ``alpha`` is out of range, if ``y`` has not two axes, or if
-    ``x`` and ``y`` differ in the length of the first axis.
+    Raises ValueError that names ``alpha`` if it is out of range, and one that says
+    ``shape`` if ``x`` has no axis, if ``y`` has not two, or if they differ in the
+    length of the first.
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", sec. 2.
     """
@@ -313,6 +320,27 @@ known_mistakes(
         "rng.beta(alpha, alpha)",
         "rng.beta(alpha, 1)",
         "both parameters of the Beta are alpha: lam and 1 - lam have the same distribution",
+    ),
+    (
+        "    lam = rng.beta(alpha, alpha) if alpha > 0 else 1.0\n",
+        "    lam = rng.beta(alpha, alpha) if alpha > 0 else 1.0\n    lam = max(lam, 1 - lam)\n",
+        "lam lies between 0 and 1, also below one half: take the draw as it is",
+    ),
+    (
+        """    lam = rng.beta(alpha, alpha) if alpha > 0 else 1.0
+    partner = rng.permutation(len(x))
+
+    def mix(a: np.ndarray) -> np.ndarray:
+        a = a.astype(np.float32 if a.dtype == np.float32 else np.float64)
+""",
+        """    lams = rng.beta(alpha, alpha, len(x)) if alpha > 0 else np.ones(len(x))
+    partner = rng.permutation(len(x))
+
+    def mix(a: np.ndarray) -> np.ndarray:
+        a = a.astype(np.float32 if a.dtype == np.float32 else np.float64)
+        lam = lams.reshape(-1, *[1] * (a.ndim - 1)).astype(a.dtype)
+""",
+        "each row has a lam of its own; one lam is drawn for the whole batch",
     ),
     (
         "rng.beta(alpha, alpha) if",
