@@ -46,8 +46,8 @@ class BatchNorm1d:
         variance goes into the running ones, with ``1 - momentum`` times the old.
 
         Raises ValueError, with the shape of ``x`` in its message, if that is another
-        one; also, with a message about "rows", for fewer than two rows in training.
-        Then nothing has changed.
+        one; also one that says ``rows``, for fewer than two rows in training. Then
+        nothing has changed.
         """
         x = Tensor.lift(x)
         if x.shape[1:] != self.weight.shape:
@@ -209,6 +209,11 @@ known_mistakes(
         "the part along the standardized x is a mean, not a sum",
     ),
     (
+        "along = (g * hat).mean(axis=-1, keepdims=True)",
+        "along = (g * centered).mean(axis=-1, keepdims=True)",
+        "the centered x in place of the standardized one in the product with the gradient",
+    ),
+    (
         "var = (centered**2).mean(axis=-1, keepdims=True)",
         "var = x.data.var(axis=-1, ddof=1, keepdims=True)",
         "the variance is the biased one, the mean of the squares",
@@ -310,6 +315,11 @@ known_mistakes(
         "return (g - hat * (g * hat).mean(axis=-1, keepdims=True)) / rms",
         "return (g - g.mean(axis=-1, keepdims=True) - hat * (g * hat).mean(axis=-1, keepdims=True)) / rms",
         "no mean of x was subtracted, so no mean of the gradient is",
+    ),
+    (
+        "return (g - hat * (g * hat).mean(axis=-1, keepdims=True)) / rms",
+        "return (g - x.data * (g * x.data).mean(axis=-1, keepdims=True)) / rms",
+        "the derivation has x / rms in both places, not x",
     ),
     (
         "return (g - hat * (g * hat).mean(axis=-1, keepdims=True)) / rms",
