@@ -463,7 +463,7 @@ class Trainer:
         Nothing is trained. Afterwards every module inside the model has the mode that
         it had before, also if an error comes up on the way.
 
-        Raises ValueError if there is no batch.
+        Raises ValueError that says ``batch`` if there is none.
         """
         modules = self.model.modules()
         modes = [module.training for module in modules]
@@ -501,8 +501,8 @@ class Trainer:
         stop, the rest of the epochs is left out. At the end the arrays that it kept,
         if any, are restored.
 
-        Raises ValueError if ``stopping`` is given without ``validation``, or if
-        there is no batch.
+        Raises ValueError that says ``validation`` if ``stopping`` is given without it,
+        and one that says ``batch`` if there is none to train on.
         """
         if stopping is not None and validation is None:
             raise ValueError("early stopping needs validation batches to watch")
@@ -708,6 +708,11 @@ known_mistakes(
         "        if have != want:\n",
         "        if False:\n",
         "a shape that differs is broadcast, and a whole layer has one row's weights",
+    ),
+    (
+        "        if have != want:\n",
+        "        if np.size(state[name]) != own[name].size:\n",
+        "two shapes with equally many entries are taken for the same: a matrix is no transpose",
     ),
     (
         "        if have != want:\n            problems.append(f\"shape of {name}: {have} in the state, {want} here\")\n",
