@@ -36,7 +36,8 @@ def rnn_forward(
     The states after each step, float64, shape (B, n, h). The arguments are left
     unchanged.
 
-    Raises ValueError if the shapes do not fit together; nothing is broadcast.
+    Raises ValueError that says ``shape`` if the shapes do not fit together; nothing is
+    broadcast.
 
     Source: Elman 1990, "Finding structure in time"; equal to torch.nn.RNN with
     ``batch_first``, whose weights are the transposes and whose two biases add to b.
@@ -133,8 +134,8 @@ def rnn_bptt(
     The gradients in x, W, U, b and h0, float64; that in h0 also where h0 is None, so
     zeros. The arguments are left unchanged.
 
-    Raises ValueError if ``dh`` and ``states`` differ in shape, or if ``truncate`` is
-    below 1.
+    Raises ValueError that says ``shape`` if ``dh`` and ``states`` differ in it, and one
+    that names ``truncate`` if that is below 1.
 
     Source: Werbos 1990, "Backpropagation through time: what it does and how to do
     it"; derived on the page.
@@ -211,6 +212,16 @@ known_mistakes(
         "this cuts every step that is far from the end; only the borders of chunks are cut",
     ),
     (
+        "U=np.tensordot(before, dz, ((0, 1), (0, 1)))",
+        "U=np.tensordot(before[:, [t for t in range(n) if not truncate or t == 0 or t % truncate]], dz[:, [t for t in range(n) if not truncate or t == 0 or t % truncate]], ((0, 1), (0, 1)))",
+        "at a border the state is a constant, not zero: the first step of a chunk still has its share in U",
+    ),
+    (
+        "h0=later,",
+        "h0=dz[:, 0] if n else later,",
+        "the way back to h0 leads through U, as that from each step to the one before",
+    ),
+    (
         "b=dz.sum(axis=(0, 1))",
         "b=dz.mean(axis=(0, 1))",
         "the bias is used at each step of each sequence: its gradients are added",
@@ -233,10 +244,10 @@ def clip_grad_norm(grads: list[np.ndarray], max_norm: float) -> float:
 
     Returns
     -------
-    The norm before clipping.
+    The norm before clipping, a Python float.
 
-    Raises ValueError if ``max_norm`` is not positive, and, with a message that says
-    "finite", if the norm is infinite or not a number; then nothing has changed.
+    Raises ValueError that names ``max_norm`` if it is not positive, and one that says
+    ``finite`` if the norm is infinite or not a number; then nothing has changed.
 
     Source: Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent
     neural networks"; equal to torch.nn.utils.clip_grad_norm_, which has the 1e-6 too
@@ -257,6 +268,11 @@ def clip_grad_norm(grads: list[np.ndarray], max_norm: float) -> float:
 
 known_mistakes(
     clip_grad_norm,
+    (
+        "float(np.sqrt(sum(np.sum(np.square(g, dtype=float)) for g in grads)))",
+        "float(max([np.sqrt(np.sum(np.square(g, dtype=float))) for g in grads], default=0.0))",
+        "the norm is that of all arrays as one vector, not that of the longest array",
+    ),
     (
         "            g *= scale",
         "            g = g * scale",
