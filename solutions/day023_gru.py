@@ -35,7 +35,7 @@ class GRUCell(nn.Module):
 
         Both sizes stay as attributes ``input_size`` and ``hidden_size``.
 
-        Raises ValueError if a size is below 1.
+        Raises ValueError that says ``size`` if a size is below 1.
         """
         super().__init__()
         if input_size < 1 or hidden_size < 1:
@@ -144,7 +144,8 @@ def count_parameters(*modules: nn.Module) -> int:
     Parameters
     ----------
     modules:
-        Any number of modules; none has 0 parameters.
+        Any number of modules; none has 0 parameters. They may lie on any device, also
+        on ``meta``, where parameters have a shape and no memory.
 
     Raises ValueError that says "lazy" if a trainable parameter has no shape yet, as in
     torch.nn.LazyLinear before its first batch.
@@ -171,6 +172,11 @@ known_mistakes(
         "id(p): p for module in modules for p in module.parameters() if p.requires_grad",
         "name: p for module in modules for name, p in module.named_parameters() if p.requires_grad",
         "two modules may use one name for different parameters: a name does not identify them",
+    ),
+    (
+        "id(p): p for module",
+        "p.data_ptr(): p for module",
+        "an address does not identify a parameter: without memory, all of them stand at 0",
     ),
     (
         "module.parameters() if",
