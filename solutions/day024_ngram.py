@@ -68,8 +68,9 @@ def ngram_counts(
     keys, int64 (m,), the keys of the different n-grams, increasing; and counts, int64
     (m,), how often each occurs. Both are empty if there is no n-gram.
 
-    Raises ValueError if ``n`` or ``V`` is below 1, if ``V ** n`` is above
-    ``2 ** 63 - 1``, so that a key may not fit, or if a token is outside its range.
+    Raises a ValueError that names ``n`` or ``V`` if one is below 1, or if ``V ** n`` is
+    above ``2 ** 63 - 1``, so that a key may not fit; and one that speaks of a token if
+    a token is outside its range.
 
     Source: Jurafsky and Martin, "Speech and Language Processing", ch. 3.
     """
@@ -117,6 +118,11 @@ known_mistakes(
         "the largest token is V - 1; a digit V is read as a carry",
     ),
     (
+        "keys = keys * V + tokens[i : i + windows]",
+        "keys = (keys * V + tokens[i : i + windows]).astype(np.asarray(text).dtype)",
+        "the keys have the dtype of the tokens; int32 is too small for them, and they overflow",
+    ),
+    (
         "packed.append(keys)",
         "packed.append(np.unique(keys))",
         "each text counts an n-gram once; every occurrence counts",
@@ -141,8 +147,9 @@ def perplexity(log_probs: np.ndarray, units: float | None = None) -> float:
     ``exp`` of minus the sum of ``log_probs`` over the units, computed without
     multiplying probabilities; ``inf`` if a token was held to be impossible.
 
-    Raises ValueError if ``log_probs`` is empty, if an entry is NaN or above 1e-9, so
-    that it is no logarithm of a probability, or if ``units`` is not above 0.
+    Raises a ValueError that names ``log_probs`` if it is empty, or if an entry is NaN
+    or above 1e-9, so that it is no logarithm of a probability; and one that names
+    ``units`` if that is not above 0.
 
     Source: Jelinek et al. 1977, "Perplexity - a measure of the difficulty of speech
     recognition tasks".
@@ -150,7 +157,7 @@ def perplexity(log_probs: np.ndarray, units: float | None = None) -> float:
     log_probs = np.asarray(log_probs)
     units = log_probs.size if units is None else units
     if not log_probs.size or not (log_probs <= 1e-9).all():
-        raise ValueError("need at least one logarithm of a probability, none above 0")
+        raise ValueError("log_probs: need logarithms of probabilities, at least one")
     if not units > 0:
         raise ValueError(f"a text has more than {units} units")
     return np.exp(-log_probs.sum() / units)
@@ -177,6 +184,16 @@ known_mistakes(
         "np.exp(-log_probs.sum() / units)",
         "np.prod(np.exp(log_probs)) ** (-1 / units)",
         "the product of a thousand probabilities underflows to 0",
+    ),
+    (
+        "units = log_probs.size if",
+        "units = len(log_probs) if",
+        "log_probs may have any shape: count all of its entries, not its rows",
+    ),
+    (
+        "units = log_probs.size if units is None else units",
+        "units = units or log_probs.size",
+        "0 counts as false too, so `or` takes zero units for none given; ask for `is None`",
     ),
     (
         "np.exp(-log_probs.sum() / units)",
@@ -273,7 +290,8 @@ def kneser_ney(
     -------
     The model, with levels 1 to ``n`` in this order.
 
-    Raises ValueError if no text has ``n`` tokens, and where ``ngram_counts`` does.
+    Raises a ValueError that names ``n``, or its value, if no text has ``n`` tokens; and
+    where ``ngram_counts`` does.
 
     Source: Chen and Goodman 1999, "An empirical study of smoothing techniques for
     language modeling", after Kneser and Ney 1995.
@@ -306,6 +324,11 @@ known_mistakes(
     ),
     (
         "longer, _ = ngram_counts(texts, k + 1, V)",
+        "longer = keys",
+        "a k-gram that only begins a text has no count of its own, but it counts for the level below: take the k-grams of the texts",
+    ),
+    (
+        "longer, _ = ngram_counts(texts, k + 1, V)",
         "longer = np.repeat(*ngram_counts(texts, k + 1, V))",
         "every occurrence is counted; a token that comes before twice is still one",
     ),
@@ -333,6 +356,21 @@ known_mistakes(
         "cut = discounts(counts, modified)",
         "cut = discounts(ngram_counts(texts, n, V)[1], modified)",
         "one discount from the top level's counts for all levels; each level has its own counts",
+    ),
+    (
+        "cut = discounts(counts, modified)",
+        "cut = discounts(counts, modified if k == n else False)",
+        "`modified` asks for three discounts at every level, not at the top one alone",
+    ),
+    (
+        "cut = discounts(counts, modified)[np.minimum(counts, 3) - 1]",
+        "cut = np.full(len(counts), discounts(counts, modified)[0])",
+        "one discount is taken from all counts; with `modified`, counts of 1, 2 and 3 or more have each their own",
+    ),
+    (
+        "cut = discounts(counts, modified)",
+        "cut = discounts(ngram_counts(texts, k, V)[1], modified)",
+        "a lower level's discounts come from its continuation counts, not from the plain ones",
     ),
     (
         "levels.insert(0, Level(",
