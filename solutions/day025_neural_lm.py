@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llm180 import known_mistakes
 
-State = tuple[torch.Tensor, torch.Tensor]
+State = tuple[torch.Tensor, torch.Tensor]  # the pair (h, c) of an LSTM
 
 
 class BengioLM(nn.Module):
@@ -40,7 +40,8 @@ class BengioLM(nn.Module):
     def forward(self, contexts: torch.Tensor) -> torch.Tensor:
         """Logits of the next token, (B, V), for contexts of shape (B, k), int64.
 
-        Raises ValueError if ``contexts`` has another shape.
+        ``B`` may be 0. Raises a ValueError that names ``contexts`` if they have another
+        shape.
         """
         if contexts.ndim != 2 or contexts.shape[1] != self.k:
             raise ValueError(f"need contexts (B, {self.k}), got {(*contexts.shape,)}")
@@ -142,7 +143,7 @@ class LSTMLanguageModel(nn.Module):
         The mean loss over the window in nats, before the step; and the state after
         the window, with the right values and no history.
 
-        Raises ValueError if inputs and targets differ in shape.
+        Raises a ValueError that says so if inputs and targets differ in shape.
 
         Source: Williams and Peng 1990; clipping, Pascanu et al. 2013.
         """
@@ -173,7 +174,8 @@ class LSTMLanguageModel(nn.Module):
         -------
         Natural logarithms, (B, n - 1).
 
-        Raises ValueError if ``n`` is below 2 or ``chunk`` is below 1.
+        Raises a ValueError that speaks of tokens if ``n`` is below 2, and one that
+        names ``chunk`` if that is below 1.
         """
         if tokens.shape[1] < 2 or chunk < 1:
             raise ValueError("need two tokens in each row and a chunk of at least 1")
@@ -198,6 +200,11 @@ known_mistakes(
         "self.lstm(self.embed(tokens), state)",
         "self.lstm(self.embed(tokens))",
         "the state given is ignored; every window begins like a new text",
+    ),
+    (
+        "F.cross_entropy(logits.flatten(0, 1), targets.flatten())",
+        "F.cross_entropy(logits.reshape(len(logits), -1, targets.shape[1]), targets)",
+        "a reshape moves no axis: the logits of a place are torn apart; flatten B and n, or transpose",
     ),
     (
         "return loss.item(), tuple(s.detach() for s in state)",
@@ -268,8 +275,8 @@ def sample(
     -------
     int64 (B, n), what comes after the prompts. No graph is made.
 
-    Raises ValueError if a prompt is empty, if ``n`` or ``temperature`` is negative, or
-    if ``top_k`` is below 1.
+    Raises a ValueError that names the argument at fault: if ``prompt`` is empty, if
+    ``n`` or ``temperature`` is negative, or if ``top_k`` is below 1.
 
     Source: temperature, Ackley et al. 1985; top-k, Fan et al. 2018, "Hierarchical
     Neural Story Generation".
@@ -327,6 +334,21 @@ known_mistakes(
         "torch.multinomial(p, 1, generator=generator)",
         "torch.multinomial(p, 1)",
         "the generator is ignored, so the draws cannot be repeated",
+    ),
+    (
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        "each call of the model makes a graph, and the state holds on to all of them",
+    ),
+    (
+        "drawn = [prompt[:, :0]]",
+        "drawn = [prompt]",
+        "the prompt is given back too; only what comes after it is asked for",
+    ),
+    (
+        "            drawn.append(tokens)",
+        "            drawn.append(tokens)\n            tokens, state = torch.cat([prompt, *drawn], 1), None",
+        "the whole text is read again for each token; the state already holds what was read",
     ),
     (
         "min(top_k, V)",
