@@ -45,7 +45,8 @@ def negative_sampling_loss(
     respect to the three arguments, each of its argument's shape. All are finite for
     finite scores, and the losses keep their digits however small they are.
 
-    ``B`` and ``k`` may be 0. Raises ValueError if the shapes do not fit.
+    ``B`` and ``k`` may be 0. Raises a ValueError that names the shapes if they do not
+    fit.
 
     Source: Mikolov et al. 2013b, "Distributed Representations of Words and Phrases",
     eq. 4, with the sign of a loss.
@@ -132,7 +133,7 @@ def subsample(
     -------
     The words kept, in their order, a new array of integers, shape ``(m,)``, m <= n.
 
-    Raises ValueError if ``threshold`` is not positive.
+    Raises a ValueError that names ``threshold`` if it is not positive.
 
     Source: Mikolov et al. 2013b, eq. 5, which gives the probability to drop.
     """
@@ -160,6 +161,11 @@ known_mistakes(
         "frequency = counts / counts.sum()",
         "frequency = np.bincount(words, minlength=len(counts)) / max(len(words), 1)",
         "frequencies come from counts, which cover the whole text; words may be a part of it",
+    ),
+    (
+        "rng.random(len(words)) < keep[words]",
+        "rng.random(len(words)) >= keep[words]",
+        "what should be kept is dropped, and the other way round",
     ),
     (
         "rng.random(len(words)) < keep[words]",
@@ -226,7 +232,8 @@ class SkipGram:
         -------
         The centers and the contexts, word numbers, each of shape ``(N,)``.
 
-        Raises ValueError if the shapes differ or a span is less than 1.
+        Raises a ValueError that names ``spans`` if the shapes differ or a span is less
+        than 1.
         """
         if words.shape != spans.shape or (spans < 1).any():
             raise ValueError("need one span for each word, at least 1")
@@ -314,6 +321,32 @@ known_mistakes(
         "the noise words' vectors move as well",
     ),
     (
+        "add_rows(self.C, noise, -rate * d_noise)",
+        "self.C[noise] -= rate * d_noise",
+        "of a noise word that comes twice in the batch only the last gradient is kept: `a[rows] -= x` does not add up",
+    ),
+    (
+        "        add_rows(self.W, inputs, -rate * d_center)\n",
+        "        add_rows(self.W, inputs, -rate * d_center)\n"
+        "        _, _, d_context, d_noise = negative_sampling_loss(self.W[inputs], self.C[targets], self.C[noise])\n",
+        "W moves before the gradients of C are taken; compute all of them at the old place",
+    ),
+    (
+        "self.W[inputs], self.C[targets], self.C[noise]",
+        "self.W[targets], self.C[inputs], self.C[noise]",
+        "the roles are exchanged: the center's vector is a row of W, the context's one of C",
+    ),
+    (
+        "        add_rows(self.W, inputs, -rate * d_center)\n",
+        "        rate = rate / max(1, len(inputs))\n        add_rows(self.W, inputs, -rate * d_center)\n",
+        "the step is that of the sum of the losses; a mean makes each pair's step depend on the batch",
+    ),
+    (
+        "return float(loss.mean())",
+        "return float(loss.sum())",
+        "the mean loss of an example is asked for, not the batch's sum",
+    ),
+    (
         "            self.W[inputs], self.C[targets], self.C[noise]\n",
         "            self.W[inputs], self.W[targets], self.W[noise]\n",
         "one table for both roles: a word would have to predict itself, since its vector is close to itself",
@@ -350,7 +383,8 @@ class CBOW(SkipGram):
         span, with -1 wherever a window has no word; and the words that they
         predict, shape ``(N,)``. The order within a window is free.
 
-        Raises ValueError if the shapes differ or a span is less than 1.
+        Raises a ValueError that names ``spans`` if the shapes differ or a span is less
+        than 1.
         """
         if words.shape != spans.shape or (spans < 1).any():
             raise ValueError("need one span for each word, at least 1")
@@ -409,6 +443,11 @@ known_mistakes(
     ),
     (
         "mean = (self.W[inputs] * there[:, :, None]).sum(axis=1) / size",
+        "mean = (self.W[inputs] * there[:, :, None]).sum(axis=1)",
+        "the vectors of the window are summed; it is their mean that predicts",
+    ),
+    (
+        "mean = (self.W[inputs] * there[:, :, None]).sum(axis=1) / size",
         "mean = (self.W[inputs] * there[:, :, None]).mean(axis=1)",
         "the mean runs over the window's words, not over the padding",
     ),
@@ -452,7 +491,8 @@ def analogy(
     -------
     The answers' word numbers, best first, shape ``(Q, top)``.
 
-    Raises ValueError if a vector is zero or ``top`` is out of range.
+    Raises a ValueError that speaks of a zero vector if there is one, and one that names
+    ``top`` if that is out of range.
 
     Source: Mikolov et al. 2013a, sec. 4; the name is of Levy and Goldberg 2014.
     """
@@ -490,6 +530,11 @@ known_mistakes(
         "unit[b] - unit[a] + unit[c]",
         "unit[a] - unit[b] + unit[c]",
         "the question is read the other way round: b - a is the way that leads from c",
+    ),
+    (
+        "unit[b] - unit[a] + unit[c]",
+        "vectors[b] - vectors[a] + vectors[c]",
+        "scale the vectors to length 1 before they are added, or the longest decides the direction",
     ),
     (
         "np.argsort(-score)",
