@@ -31,7 +31,7 @@ def cooccurrence(words: np.ndarray, size: int, window: int) -> sparse.csr_matrix
     A symmetric matrix, shape ``(V, V)``, float64, in CSR form; pairs that never meet
     are not stored.
 
-    Raises ValueError if ``window`` is less than 1.
+    Raises a ValueError that names ``window`` if it is less than 1.
 
     Source: Pennington et al. 2014, sec. 4.2.
     """
@@ -111,9 +111,11 @@ def glove_loss(
     Returns
     -------
     The losses, shape ``(B,)``, and the gradients of their sum with respect to ``w``,
-    ``c``, ``b`` and ``e``, each of its argument's shape. B may be 0.
+    ``c``, ``b`` and ``e``, each of its argument's shape and an array of its own. B may
+    be 0.
 
-    Raises ValueError if a count is not positive, or if the shapes do not fit.
+    Raises a ValueError that asks for positive counts if one is not, NaN included, and
+    one that names the shapes if they do not fit.
 
     Source: Pennington et al. 2014, "GloVe", eq. 8 and 9.
     """
@@ -141,6 +143,16 @@ known_mistakes(
         "the derivative of a square has a factor of 2",
     ),
     (
+        "weight * off**2",
+        "(weight * off) ** 2",
+        "the weight stands outside of the square",
+    ),
+    (
+        "- np.log(x)",
+        "- x",
+        "the target is the logarithm of the count, not the count",
+    ),
+    (
         "slope = 2 * weight * off",
         "slope = 2 * off",
         "the weight belongs into the gradient, too",
@@ -154,6 +166,11 @@ known_mistakes(
         "off = np.einsum(\"bd,bd->b\", w, c) + b + e - np.log(x)",
         "off = np.einsum(\"bd,bd->b\", w, c) + b - np.log(x)",
         "the context has a bias of its own",
+    ),
+    (
+        "slope, slope.copy()",
+        "slope, slope",
+        "the gradients of b and e are one array, so a change of one changes the other",
     ),
     (
         "slope[:, None] * c, slope[:, None] * w, slope",
@@ -176,7 +193,8 @@ def char_ngrams(word: str, smallest: int = 3, largest: int = 6) -> list[str]:
     the marked word itself, unless it is one of them. A run that occurs twice is listed
     twice.
 
-    Raises ValueError if the word is empty, or unless 2 <= smallest <= largest.
+    Raises a ValueError that names ``word`` if it is empty, and one that names
+    ``smallest`` unless 2 <= smallest <= largest.
 
     Source: Bojanowski et al. 2017, sec. 3.2.
     """
@@ -245,7 +263,8 @@ class FastTextEmbedding(nn.Module):
     ) -> None:
         """Make the table, a parameter of shape ``(V + buckets, dim)``, ±1/dim uniform.
 
-        Raises ValueError if a word comes twice, or ``buckets`` is less than 1.
+        Raises a ValueError that names ``vocabulary`` or the word if a word comes twice,
+        and one that names ``buckets`` if it is less than 1.
         """
         super().__init__()
         # equivalent `!= len(vocabulary)`: a set is not larger than its list
@@ -312,6 +331,16 @@ known_mistakes(
         "value = (value ^ byte) * 16777619 % 2**32",
         "value = (value ^ byte) * 16777619 % 2**64",
         "the hash has 32 bits; Java's int overflows by itself, Python's does not",
+    ),
+    (
+        "gram.encode()",
+        "map(ord, gram)",
+        "these are code points; the hash runs over the bytes of UTF-8, and é has two",
+    ),
+    (
+        "generator=generator",
+        "generator=None",
+        "the generator is ignored, so the table is another one each time",
     ),
     (
         "len(self.number) + self.bucket(gram)",
