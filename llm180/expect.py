@@ -126,7 +126,8 @@ def raises(
 
     Raises :class:`Mismatch`.
     """
-    wanted = error.__name__ + (f" with a message about {match!r}" if match else "")
+    about = " or ".join(repr(re.sub(r"\\b|\?", "", part)) for part in match.split("|"))  # the words, without the regex around them
+    wanted = error.__name__ + (f" with a message about {about}" if match else "")
     try:
         result = function(*args, **kwargs)
     except error as raised:

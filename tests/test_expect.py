@@ -125,3 +125,11 @@ def test_numbers_that_differ_late_are_shown_with_the_digits_that_differ() -> Non
         expect.close(-0.1310620181, -0.1310620171, rtol=1e-12)
     with pytest.raises(expect.Mismatch, match=r"expected 1, came 2"):
         expect.close(2.0, 1.0)
+
+
+def test_the_words_that_a_message_needs_are_shown_without_their_regex():
+    def wrong():
+        raise ValueError("no")
+
+    mismatch = refusal(expect.raises, ValueError, wrong, match=r"\bn\b|log_?prob")
+    assert "a message about 'n' or 'log_prob'" in mismatch.expected
