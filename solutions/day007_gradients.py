@@ -23,7 +23,7 @@ def numerical_grad(
         Real, of any shape, ``()`` included, and any strides. It is left unchanged.
     h:
         Relative step, positive: entry ``x[i]`` moves by ``h * max(1, |x[i]|)`` to
-        either side. The default is the cube root of the float64 eps.
+        either side. The default is the cube root of ``np.finfo(np.float64).eps``.
 
     Returns
     -------
@@ -32,7 +32,8 @@ def numerical_grad(
     is called twice per entry.
 
     Raises ValueError if ``f`` returns anything but one number, or ``h`` is not
-    positive.
+    positive; the message says "one number" or "positive". An array of shape ``(1,)``
+    has an axis, and is refused too.
 
     Source: Nocedal and Wright 2006, "Numerical Optimization", sec. 8.1.
     """
@@ -92,6 +93,11 @@ known_mistakes(
         "the square root of eps is the best step of a forward difference; a central one wants the cube root",
     ),
     (
+        "        right[i] += h * max(1.0, abs(x[i]))\n        left[i] -= h * max(1.0, abs(x[i]))\n",
+        "        right[i] += h * (1.0 + abs(x[i]))\n        left[i] -= h * (1.0 + abs(x[i]))\n",
+        "the step is h times the larger of 1 and |x|, not h times their sum",
+    ),
+    (
         "        right, left = x.copy(), x.copy()\n",
         "        right, left = x, x.copy()\n",
         "x itself is moved and not put back: the next entry is taken at another point",
@@ -126,7 +132,7 @@ def jacobian_fd(
     of shape ``(m,)`` that is ``(m, n)``. An ``x`` without entries gives shape
     ``out + x.shape`` too. ``f`` is called at most ``2 * x.size + 1`` times.
 
-    Raises ValueError if ``h`` is not positive.
+    Raises ValueError if ``h`` is not positive; the message has that word.
 
     Source: Nocedal and Wright 2006, "Numerical Optimization", sec. 8.1.
     """
@@ -236,6 +242,21 @@ known_mistakes(
         "that is the softmax in its logits; this step is the division alone, from e to p",
     ),
     (
+        "(np.eye(len(z)) - p[:, None]) / e.sum()",
+        "np.eye(len(z)) / e.sum() - p[:, None]",
+        "the second term of the quotient rule is divided by the square of the sum, not by the sum",
+    ),
+    (
+        "(np.eye(len(z)) - p[:, None]) / e.sum()",
+        "np.eye(len(z)) / e.sum() - np.outer(p, p)",
+        "the sum has the slope 1 in each exponential: no factor of input j belongs into its column",
+    ),
+    (
+        "    dloss_dp[0, target] = -1 / p[target]\n",
+        "    dloss_dp[0, target] = -1\n    dloss_dp += p\n",
+        "that is the slope in the logits; this step is the logarithm alone, from p to the loss",
+    ),
+    (
         "-1 / p[target]",
         "1 / p[target]",
         "the loss is minus the logarithm: the sign is flipped",
@@ -272,7 +293,8 @@ def softmax_jacobian(z: np.ndarray) -> np.ndarray:
     ``(..., k, k)``: entry ``[..., i, j]`` is the derivative of probability ``i``
     with respect to logit ``j`` of the same row. float32 if ``z`` is, else float64.
 
-    Raises ValueError if ``z`` has no axis, or no logit along its last one.
+    Raises ValueError if ``z`` has no axis, or no logit along its last one; the
+    message has the word "logit".
 
     Source: Parr and Howard 2018, "The Matrix Calculus You Need For Deep Learning",
     for the method; derived on the page.
@@ -343,7 +365,8 @@ def cross_entropy_grad(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     over all rows. float32 if ``logits`` is, else float64.
 
     Raises ValueError if the shapes do not fit, if there is no row, or if a target is
-    not an integer from 0 to ``k - 1``.
+    not an integer from 0 to ``k - 1``. The message says so: "fit", "no row", or the
+    range, as "from 0 to 3".
 
     Source: Goodfellow et al. 2016, "Deep Learning", sec. 6.2.2.3; derived on the
     page.
@@ -369,6 +392,11 @@ known_mistakes(
         "(p - (targets[..., None] == classes)) / targets.size",
         "p - (targets[..., None] == classes)",
         "this is the gradient of the sum; the mean divides by the number of rows",
+    ),
+    (
+        "(p - (targets[..., None] == classes))",
+        "(p - np.eye(len(classes))[targets.ravel()].any(axis=0))",
+        "the targets of all rows are taken from every row: with NumPy, `p[:, targets]` picks whole columns",
     ),
     (
         "/ targets.size",
@@ -433,7 +461,8 @@ def vjp_matmul(
 
     Both float32 if all three inputs are, else float64.
 
-    Raises ValueError if ``X``, ``W`` and ``dY`` do not fit together.
+    Raises ValueError, with the word "fit", if ``X``, ``W`` and ``dY`` do not fit
+    together.
 
     Source: derived on the page; Goodfellow et al. 2016, "Deep Learning", sec. 6.5.6.
     """
