@@ -50,8 +50,8 @@ def topological_order(
     included: each once, and each after all of its parents. Time and memory grow with
     nodes plus edges, and a chain of 100,000 nodes is no problem.
 
-    Raises ValueError if a node that can be reached depends on itself, directly or
-    over others.
+    Raises ValueError, with the word "cycle", if a node that can be reached depends
+    on itself, directly or over others.
 
     Source: Tarjan 1972, "Depth-First Search and Linear Graph Algorithms"; Knuth
     1968, "The Art of Computer Programming", vol. 1, sec. 2.2.3.
@@ -271,7 +271,8 @@ class Differentiable:
     def __pow__(self, exponent: float) -> Any:
         """self ** exponent, for a plain number; the slope of x ** 0 is 0, also at 0.
 
-        Raises TypeError for any other exponent: write ``exp(y * log(x))``.
+        Raises TypeError for any other exponent; its message has the way out:
+        ``exp(y * log(x))``.
         """
         if not isinstance(exponent, Real):
             raise TypeError("the exponent is no plain number: use exp(y * log(x))")
@@ -498,6 +499,33 @@ known_mistakes(
 """,
         "nodes are ordered by their distance from the end: a shared one passes its gradient on before all of it has arrived",
     ),
+    (
+        """        order = topological_order([self], lambda node: node.parents)
+        flow = dict.fromkeys(order, 0.0)
+        flow[self] = 1.0
+        for node in reversed(order):
+            node.grad += flow[node]
+            for parent, slope in zip(node.parents, node.slopes):
+                flow[parent] += slope * flow[node]
+""",
+        """        flow = {self: 1.0}
+        order = [self]
+        for node in order:
+            for parent, slope in zip(node.parents, node.slopes):
+                if parent not in flow:
+                    flow[parent] = 0.0
+                    order.append(parent)
+                flow[parent] += slope * flow[node]
+        for node in order:
+            node.grad += flow[node]
+""",
+        "nodes are taken by their distance from the end: a shared one passes its gradient on before all of it has arrived",
+    ),
+    (
+        "        flow = dict.fromkeys(order, 0.0)\n        flow[self] = 1.0\n",
+        "        flow = {node: node.grad for node in order}\n        flow[self] += 1.0\n",
+        "what an earlier call left in grad is passed on again: begin each call with gradients of its own",
+    ),
 )
 
 
@@ -533,6 +561,11 @@ class Dual(Differentiable):
 
 known_mistakes(
     Dual,
+    (
+        "slope * x.tangent for",
+        "slope * x.data for",
+        "a local slope multiplies how fast its operand moves, which is its tangent, not its value",
+    ),
     (
         "slope * x.tangent for",
         "slope for",
