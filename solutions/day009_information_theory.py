@@ -68,6 +68,11 @@ known_mistakes(
         "a small constant is added inside the logarithm, which changes every term",
     ),
     (
+        "np.where(p > 0, p, 1.0)",
+        "np.maximum(p, 1e-12)",
+        "small probabilities are raised to a least one, so that a rare outcome surprises too little",
+    ),
+    (
         " / math.log(base)",
         "",
         "the logarithm is natural, so the result is in nats whatever base is asked for",
@@ -340,7 +345,8 @@ def text_information(
 
     Returns
     -------
-    Entropy of p, cross-entropy of p under q, and KL divergence, in bits a character.
+    Entropy of p, cross-entropy of p under q, and KL divergence, in bits a character;
+    three plain floats.
 
     Raises ValueError that says ``no text`` if the text is empty, and one that says
     ``no model`` if the smoothing is negative, or 0 with an empty reference.
