@@ -53,7 +53,8 @@ def descent_lemma_step(
     - ``after``, a function: ``after(k, z)``, the bound on ``f(x_k) - f(z)`` for
       ``k >= 1`` such steps that begin at ``x``, by summing ``progress`` with m = 0.
 
-    Raises ValueError if an ``L`` is not positive, or ``m`` is not from 0 to 1.
+    Raises ValueError if an ``L`` is not positive, or ``m`` is not from 0 to 1; the
+    message names ``L`` or ``m``.
 
     Source: derived on the page for one L; Nesterov 2018, "Lectures on Convex
     Optimization", sec. 1.2.3 and 2.1.5.
@@ -109,6 +110,11 @@ known_mistakes(
     ),
     (
         "gain = (g**2 / L).sum() / 2",
+        "gain = (g**2 * L).sum() / 2",
+        "a bowl that curves more is less deep: put new into upper, and L ends below the line",
+    ),
+    (
+        "gain = (g**2 / L).sum() / 2",
         "gain = (g**2).sum() / (2 * np.max(L))",
         "the gain of a step with the largest L, not of the step to new",
     ),
@@ -126,6 +132,16 @@ known_mistakes(
         "floor = value - gain / m",
         "floor = value - gain",
         "lower has the curvature m L, not L: its least value lies 1/m times as deep as that of upper",
+    ),
+    (
+        "floor = value - gain / m",
+        "floor = value - gain * m",
+        "a flatter bowl is deeper, not less deep: look where lower has slope zero",
+    ),
+    (
+        "floor = -np.inf if g.any() else value",
+        "floor = -np.inf",
+        "where the gradient is zero and m is 0, lower is level, and its least value is f(x)",
     ),
     (
         "floor = -np.inf if g.any() else value",
@@ -187,10 +203,11 @@ def gradient_descent(
     values:
         ``(steps + 1,)``, float64: ``f`` at each.
 
-    Raises ValueError if a step is not positive. Raises FloatingPointError at the
-    first point where the value or the gradient is not finite, or where the value
-    exceeds the first one by more than ``1e6 * max(1, abs(first))``: the step is too
-    large.
+    Raises ValueError, with the word "positive", if a step is not. Raises
+    FloatingPointError at the first point where the value or the gradient is not
+    finite, or where the value exceeds the first one by more than
+    ``1e6 * max(1, abs(first))``: the step is too large. The message says at which
+    point of the path, as "step 11"; ``x0`` is step 0.
 
     Source: Cauchy 1847; Nocedal and Wright 2006, "Numerical Optimization", ch. 2-3.
     """
@@ -221,6 +238,16 @@ known_mistakes(
         "x = x - t * g",
         "x = x + t * g",
         "the step goes uphill: the gradient points up, so subtract it",
+    ),
+    (
+        "values[-1] <= limit",
+        "abs(values[-1]) <= limit - first",
+        "a value far below the first is no divergence: compare the rise over the first value",
+    ),
+    (
+        "np.linalg.norm(g) <= tol",
+        "np.linalg.norm(g) < tol",
+        "a gradient whose length is exactly tol is short enough to stop",
     ),
     (
         "x = x - t * g",
@@ -307,7 +334,7 @@ def backtracking(
     with the eps of float64, forgives the rounding of ``f``. ``f`` is called once at
     ``x`` and once per trial.
 
-    Raises ValueError if ``d`` does not go downhill, that is unless ``g·d < 0``.
+    Raises ValueError, with the word "downhill" or "descent", unless ``g·d < 0``.
     Raises FloatingPointError if 100 trials are refused.
 
     Source: Armijo 1966; Nocedal and Wright 2006, "Numerical Optimization", sec. 3.1.
@@ -330,6 +357,11 @@ known_mistakes(
         "value + c * t * slope + rounding",
         "value + rounding",
         "any decrease is accepted: Armijo's rule wants a share of what the slope promised",
+    ),
+    (
+        "value + c * t * slope + rounding",
+        "value + t * slope + rounding",
+        "all that the slope promises is asked for; a curve that bends up keeps a share c of it",
     ),
     (
         "value + c * t * slope + rounding",
@@ -492,6 +524,11 @@ known_mistakes(
         "H = H + (wanted - curvature[0]) * np.eye(len(H))",
         "H = H + wanted * np.eye(len(H))",
         "the shift has to lift the least eigenvalue above zero first, then to the wanted size",
+    ),
+    (
+        "abs(curvature).max()",
+        "curvature[-1]",
+        "the largest eigenvalue is not the largest in absolute value: a negative one may be larger in size",
     ),
     (
         "H = hess(x)",
