@@ -61,7 +61,8 @@ def perceptron_fit(
     mistakes:
         ``(k,)``, integers: the row of each mistake, in the order in which they came.
 
-    Raises ValueError where ``signed_rows`` does, or if ``max_passes`` is below 1.
+    Raises ValueError where ``signed_rows`` does, or, with the name ``max_passes`` in
+    its message, if that is below 1.
 
     Source: Rosenblatt 1958; averaged after Freund and Schapire 1999, sec. 2.
     """
@@ -104,6 +105,16 @@ known_mistakes(
         "w += z",
         "w += z / np.linalg.norm(z)",
         "the row is added as it is, not scaled to length 1",
+    ),
+    (
+        "        if len(mistakes) == before:\n            break\n",
+        "        if len(mistakes) == before:\n            return w, np.array(mistakes)\n",
+        "the clean pass ends with the last w, also where the mean is asked for",
+    ),
+    (
+        "        if len(mistakes) == before:\n            break\n",
+        "        if len(mistakes) == before:\n            total -= len(Z) * w\n            visits -= len(Z)\n            break\n",
+        "the clean pass at the end counts as well: its visits belong to the mean",
     ),
     (
         "        if len(mistakes) == before:\n            break\n",
@@ -245,6 +256,11 @@ known_mistakes(
         "data that no plane separates are not refused",
     ),
     (
+        "if high - low <= rtol * high or",
+        "if high - low <= rtol or",
+        "the tolerance is a share of high: rows that are 1,000 times as long change nothing",
+    ),
+    (
         "Margin(p / high, low",
         "Margin(p, low",
         "w must have length 1",
@@ -260,7 +276,8 @@ def logistic_fit(
 
     It minimizes, over w from 0 on, the mean over the rows of
     ``log(1 + exp(-y * (w . x)))``, plus ``l2 / 2 * (w . w)``. All weights count in
-    the penalty, also that of a column of ones.
+    the penalty, also that of a column of ones. A step is halved while it raises the
+    loss by more than ``1e-12`` of it; a smaller rise is rounding.
 
     Parameters
     ----------
@@ -278,8 +295,9 @@ def logistic_fit(
     ``(d,)``, float64, the weights of the minimum.
 
     Raises ValueError where ``signed_rows`` does; if ``l2`` is negative or NaN; and,
-    with ``l2 = 0``, if the columns of X are ``dependent``, or if a w turns up that
-    puts every row on its side: the data are ``separable``, so there is no minimum.
+    with ``l2 = 0``, if the columns of X are dependent, or if a w turns up that puts
+    every row on its side: the data are separable, so there is no minimum. The
+    message has the word ``l2``, ``dependent`` or ``separable``.
     (Data that separate but for rows *on* the plane have none either; that case is
     not noticed.)
     RuntimeError if ``max_steps`` Newton steps do not reach ``tol``.
