@@ -282,10 +282,12 @@ def _telling(factor: float) -> bool:
 def _factor(factor: float) -> str:
     text = f"{factor:.6g}"
     for base, name in ((factor, ""), (1 / factor, "1/")):
+        if not 1 < base < 10_000:  # beyond that, the digits of a fraction say nothing
+            continue
         whole = round(base)
-        if whole > 1 and abs(base - whole) < 1e-9 * whole:
+        if abs(base - whole) < 1e-9 * whole:
             return f"{text} = {name}{whole}" if name else str(whole)
         square = round(base * base)
-        if square > 1 and abs(base * base - square) < 1e-9 * square:
+        if abs(base * base - square) < 1e-9 * square:
             return f"{text} = {name}√{square}"
     return text

@@ -52,6 +52,7 @@ def test_equal_values_are_close_whatever_holds_them(got, want):
         (-A, A, "", "sign is flipped"),
         (A / np.sqrt(8), A, "", "1/√8"),
         (A * 3, A, "", "factor of 3"),
+        (A * 5e-199, A, "", "factor of 5e-199"),
         (A + 0.25, A, "", "off by a constant +0.25"),
         (A[::-1], A, "", "axis 0 is reversed"),
         (np.sort(A, axis=None).reshape(4, 4), A, "", "in other places"),
