@@ -91,6 +91,11 @@ known_mistakes(
         "a bias of shape (1,) or (B, k) is not refused: broadcasting hides it",
     ),
     (
+        "activation(z) if number",
+        "activation(z - b.astype(dtype)) + b.astype(dtype) if number",
+        "the bias is added behind the activation; before it, it moves the bend",
+    ),
+    (
         "np.float32 if single else np.float64",
         "X.dtype",
         "the dtype comes from X alone: integers cut the weights off",
@@ -135,7 +140,7 @@ def relu_interpolant(
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     if x.ndim != 1 or x.shape != y.shape or not x.size:
-        raise ValueError(f"expected two lists of points, got {x.shape} and {y.shape}")
+        raise ValueError(f"x {x.shape} and y {y.shape} make no list of points")
     if not (np.diff(x) > 0).all():
         raise ValueError("x must be strictly increasing")
     slopes = np.diff(y) / np.diff(x)
@@ -207,7 +212,7 @@ def xavier_uniform(
     feedforward neural networks", eq. 16.
     """
     if fan_in < 1 or fan_out < 1:
-        raise ValueError(f"widths must be at least 1, got {fan_in} and {fan_out}")
+        raise ValueError(f"fan_in {fan_in} or fan_out {fan_out} is less than 1")
     if gain <= 0:
         raise ValueError(f"the gain must be positive, got {gain}")
     bound = gain * math.sqrt(6 / (fan_in + fan_out))
@@ -235,6 +240,11 @@ known_mistakes(
         "gain * math.sqrt(6 / (fan_in + fan_out))",
         "math.sqrt(6 * gain / (fan_in + fan_out))",
         "the gain stands under the root; it multiplies the weights, so their variance by its square",
+    ),
+    (
+        "gain * math.sqrt",
+        "gain**2 * math.sqrt",
+        "the gain enters squared: that is its factor on the variance, and the weights get it once",
     ),
     (
         "rng.uniform(-bound, bound, size=(fan_in, fan_out))",
@@ -289,7 +299,7 @@ def kaiming_normal(
     Source: He et al. 2015, "Delving Deep into Rectifiers", eq. 10, 14 and 15.
     """
     if fan_in < 1 or fan_out < 1:
-        raise ValueError(f"widths must be at least 1, got {fan_in} and {fan_out}")
+        raise ValueError(f"fan_in {fan_in} or fan_out {fan_out} is less than 1")
     fans = {"fan_in": fan_in, "fan_out": fan_out}
     if mode not in fans:
         raise ValueError(f'mode must be "fan_in" or "fan_out", got {mode!r}')
@@ -313,6 +323,11 @@ known_mistakes(
         "math.sqrt(2 / ((1 + slope**2) * fans[mode]))",
         "math.sqrt(4 / ((1 + slope**2) * (fan_in + fan_out)))",
         "both fans are averaged; Kaiming's rule takes one, as the mode says",
+    ),
+    (
+        '{"fan_in": fan_in, "fan_out": fan_out}',
+        '{"fan_in": fan_out, "fan_out": fan_in}',
+        "the two modes are exchanged: fan_in is the width before the layer, the number of terms of a forward sum",
     ),
     (
         "fans[mode]))",
@@ -371,7 +386,8 @@ def predict_variance(
     -------
     ``(len(fans),)``, float64: the variance of an entry of ``h @ W`` in each layer,
     with the pre-activations taken to be normal. Relative error at most 1e-6 for a
-    continuous activation that grows at most linearly, and variances up to 100.
+    continuous activation that is smooth but perhaps at 0 and grows at most
+    linearly, and variances up to 100.
 
     Raises ValueError if ``fans`` and ``stds`` are not equally many.
 
@@ -427,6 +443,11 @@ known_mistakes(
         "square = density @ activation(np.sqrt(variances[i]) * z) ** 2",
         "square = (density @ activation(np.sqrt(variances[i]) * z)) ** 2",
         "the mean is squared; the mean of the square is asked for",
+    ),
+    (
+        "    square = start\n",
+        "    square = density @ activation(np.sqrt(start) * z) ** 2\n",
+        "the first layer reads the data as it is: no activation stands in front of it",
     ),
     (
         "variances[i] = fan * std**2 * square\n        square",
