@@ -49,6 +49,11 @@ known_mistakes(
     ),
     (
         "    y = np.where(x >= 0, 1, e) / (1 + e)\n",
+        "    y = 1 / (1 + np.exp(-np.clip(x, -500, 500)))\n",
+        "a clipped input still overflows in float32, and a tighter clip loses the small values: choose the branch by the sign",
+    ),
+    (
+        "    y = np.where(x >= 0, 1, e) / (1 + e)\n",
         "    y = np.exp(x) / (1 + np.exp(x))\n",
         "for a large positive input this is infinity over infinity, NaN",
     ),
@@ -133,6 +138,16 @@ known_mistakes(
     ),
     (
         "np.where(x >= 0, e, 1) / (1 + e)",
+        "e / (1 + e) ** 2",
+        "that is the slope of the sigmoid; the logarithm outside divides it by the sigmoid",
+    ),
+    (
+        "np.minimum(x, 0) - np.log1p(e)",
+        "np.maximum(x, 0) + np.log1p(e)",
+        "that is log(1 + exp(x)), which is minus log_sigmoid(-x): a logarithm of a probability is never positive",
+    ),
+    (
+        "np.where(x >= 0, e, 1) / (1 + e)",
         "1 - np.where(x >= 0, 1, e) / (1 + e)",
         "1 - sigmoid(x) loses its digits where the sigmoid is close to 1: use sigmoid(-x)",
     ),
@@ -190,6 +205,11 @@ known_mistakes(
         "np.where(x > 0, 1, slope)",
         "np.where(x >= 0, 1, slope)",
         "at 0 the derivative is taken from the right; PyTorch, and the page, take it from the left",
+    ),
+    (
+        "np.where(x > 0, 1, slope)",
+        "np.where(x > 0, 1, np.where(x < 0, slope, 0))",
+        "at 0 the derivative is neither piece's: it should be the slope on the left",
     ),
     (
         ".astype(x.dtype)",
@@ -277,6 +297,16 @@ known_mistakes(
         "            rise = rise * scale * (1 + 3 * 0.044715 * near**2)\n".replace("            ", "        "),
         "        rise = np.exp(-(near**2) / 2) / math.sqrt(2 * math.pi)\n",
         "the tanh form has a slope of its own; that of the exact form was taken",
+    ),
+    (
+        "        gate, rise = sigmoid(scale * (near + 0.044715 * near**3))\n",
+        "        t = np.tanh(scale / 2 * (near + 0.044715 * near**3))\n        gate, rise = (1 + t) / 2, (1 - t**2) / 4\n",
+        "1 + tanh(u) cancels in the left tail, and 1 - tanh(u)² in both: sigmoid(2u) and its slope keep their digits",
+    ),
+    (
+        "        rise = rise * scale * (1 + 3 * 0.044715 * near**2)\n",
+        "",
+        "the slope of the gate is taken in 2u; the chain rule multiplies it by the slope of 2u in x",
     ),
     (
         "1 + 3 * 0.044715 * near**2",
