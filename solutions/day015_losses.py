@@ -27,7 +27,8 @@ def log_softmax(z: np.ndarray, axis: int = -1) -> np.ndarray:
     holds NaN or ``+inf``, or ``-inf`` alone, has no distribution: all its entries are
     NaN, without a warning.
 
-    Raises ValueError if ``z`` has no axis, or no logit along ``axis``.
+    Raises ValueError, with the word "axis", if ``z`` has no axis, or no logit along
+    ``axis``.
 
     Source: Blanchard, Higham and Higham 2021, "Accurately computing the log-sum-exp
     and softmax functions", sec. 1.
@@ -119,14 +120,15 @@ def cross_entropy(
     Returns
     -------
     loss:
-        A number. The mean over no row at all is NaN, the sum is 0.
+        A ``float``. The mean over no row at all is NaN, the sum is 0. A row that
+        counts and has no distribution, as in ``log_softmax``, makes it NaN.
     grad:
         ``(..., k)``: the derivative of the loss. float32 if ``logits`` is, else
         float64; all zero if no row counts.
 
-    Raises ValueError if the shapes do not fit, if a target that counts is not an
-    integer from 0 to ``k - 1``, or if ``label_smoothing`` or ``reduction`` is none of
-    the above.
+    Raises ValueError if the shapes do not fit, if the targets are not of an integer
+    dtype or one that counts is not from 0 to ``k - 1``, or if ``label_smoothing`` or
+    ``reduction`` is none of the above.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer
     Vision", sec. 7; the conventions are those of PyTorch's ``F.cross_entropy``.
@@ -194,6 +196,21 @@ known_mistakes(
         "every class gets the whole share: the smoothed target does not sum to 1",
     ),
     (
+        "+= 1 - label_smoothing",
+        "= 1 - label_smoothing",
+        "the target class lost its own share, epsilon / k: the smoothed target sums to less than 1",
+    ),
+    (
+        "    log_p = log_softmax(logits[counted])  # (m, k)\n",
+        "    log_p = np.log(np.exp(log_softmax(logits[counted])) + 1e-12)\n",
+        "a constant inside the logarithm ends the loss at 27.6 nats: a model that is more wrong never hears of it",
+    ),
+    (
+        "np.where(wanted > 0, log_p, 0)",
+        "np.where(np.isfinite(log_p), log_p, 0)",
+        "a masked class is left out even where it is wanted: the loss there is infinite, and must show it",
+    ),
+    (
         "np.where(wanted > 0, log_p, 0)",
         "log_p",
         "a masked class has log-probability -inf, and 0 times -inf is NaN: leave out what is not wanted",
@@ -240,7 +257,7 @@ def huber(
     Returns
     -------
     loss:
-        A number, the mean over all entries; NaN if there is none.
+        A ``float``, the mean over all entries; NaN if there is none.
     grad:
         The shape of ``prediction``: the derivative of the *mean*. float32 if both
         inputs are, else float64.
@@ -283,6 +300,11 @@ known_mistakes(
         "losses = force * (error - force / 2)",
         "losses = force * (error - force / 2) / delta",
         "this is the smooth L1 loss, Huber's divided by delta",
+    ),
+    (
+        "return float(losses.mean()), force / error.size",
+        "return float(losses.sum()), force / error.size",
+        "the loss is a sum; the mean is asked for, and the gradient is that of the mean",
     ),
     (
         "return float(losses.mean()), force / error.size",
