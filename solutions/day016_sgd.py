@@ -75,6 +75,11 @@ known_mistakes(
         "the buffer is a mean; torch's is a sum, with g unscaled, so your steps are too short by 1 - momentum",
     ),
     (
+        "            buf *= self.momentum\n            buf += g\n",
+        "            i = next(i for i, q in enumerate(self.params) if q is p)\n            if buf.any():\n                buf *= self.momentum\n                buf += g\n            else:\n                buf = self.buffers[i] = g\n",
+        "the first gradient itself has become the buffer, and the caller writes into it: keep a copy",
+    ),
+    (
         "p -= self.lr * (g + self.momentum * buf if self.nesterov else buf)",
         "p = p - self.lr * (g + self.momentum * buf if self.nesterov else buf)",
         "`p = p - ...` binds a new array to the name; the caller's parameter stays as it was",
@@ -83,6 +88,11 @@ known_mistakes(
         "            buf += g\n            p -= self.lr * (g + self.momentum * buf if self.nesterov else buf)",
         "            buf += self.lr * g\n            p -= self.lr * g + self.momentum * buf if self.nesterov else buf",
         "lr went into the buffer: after a change of lr, old gradients keep the old one",
+    ),
+    (
+        "p -= self.lr *",
+        "p -= self.__dict__.setdefault('first', self.lr) *",
+        "lr is kept from the first step; it is read in each step, for a schedule changes it",
     ),
     (
         "(g + self.momentum * buf if self.nesterov else buf)",
@@ -177,7 +187,7 @@ known_mistakes(
     (
         "s += (1 - self.alpha) * g**2",
         "s += g**2",
-        "the squares are summed, not averaged: the new one has the weight 1 - alpha",
+        "after one step s is all of g²: the new square has the weight 1 - alpha, so squares are not summed, and no correction divides by it again",
     ),
     (
         "s += (1 - self.alpha) * g**2",
