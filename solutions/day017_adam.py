@@ -40,12 +40,14 @@ class Adam:
     ) -> None:
         """Keep the parameters, not copies of them, and make two buffers for each.
 
-        ``params`` are float arrays of any shapes; the list may be empty. A buffer
-        has the shape and the dtype of its parameter. ``weight_decay``, kept as the
-        attribute ``l2``, is the weight of the L2 penalty.
+        ``params`` are float arrays of any shapes; the list may be empty. The list
+        ``self.means`` holds each ``m`` and ``self.squares`` each ``s``, of the shape
+        and the dtype of its parameter. ``lr`` is an attribute, and ``weight_decay``
+        is kept as the attribute ``l2``, the weight of the L2 penalty.
 
         Raises ValueError if ``lr`` is not positive, if one of the ``betas`` is not at
-        least 0 and below 1, or if ``eps`` or ``weight_decay`` is negative.
+        least 0 and below 1, or if ``eps`` or ``weight_decay`` is negative; the
+        message names the argument.
         """
         beta1, beta2 = betas
         if not (lr > 0 and eps >= 0 and weight_decay >= 0):
@@ -127,6 +129,16 @@ known_mistakes(
         "s += (1 - beta2) * g**2",
         "s += (1 - beta2) * (g - m) ** 2",
         "that is a variance; Adam averages the squares themselves",
+    ),
+    (
+        "s += (1 - beta2) * g**2",
+        "s += (1 - beta2) * (g - self.l2 * p) ** 2",
+        "the gradient of the penalty is missing from the mean square; it goes into both averages",
+    ),
+    (
+        "        self.check(grads)\n        self.steps += 1\n",
+        "        self.steps += 1\n        self.check(grads)\n",
+        "the step is counted before the gradients are looked at: a call that is refused counts as well",
     ),
     (
         "            g = g + self.l2 * p\n",
@@ -224,6 +236,16 @@ known_mistakes(
     AdamW,
     (
         "p *= 1 - self.lr * self.weight_decay",
+        "p = p * (1 - self.lr * self.weight_decay)",
+        "`p = p * ...` binds a new array to the name; the caller's weight has not shrunk",
+    ),
+    (
+        "p *= 1 - self.lr * self.weight_decay",
+        "p *= 1 - self.__dict__.setdefault('first', self.lr) * self.weight_decay",
+        "the decay keeps the lr of the first step; a schedule changes it in between",
+    ),
+    (
+        "p *= 1 - self.lr * self.weight_decay",
         "p *= 1 - self.weight_decay",
         "the decay is not multiplied by lr: weights vanish within a few hundred steps",
     ),
@@ -310,8 +332,8 @@ def compare_optimizers(
     Raises ValueError, before any run, with a message that has the word "rates" if a
     grid is not as above, "budget" if the grids differ in length, "seeds" if the seeds
     are not as above, "baseline" if it has no grid. Raises ValueError that says
-    "losses" if ``train`` returns another number than one per seed, and "diverged" if
-    an optimizer has no rate at which all tuning runs end well.
+    "losses" if ``train`` returns anything but a flat list of one number per seed, and
+    "diverged" if an optimizer has no rate at which all tuning runs end well.
 
     Source: Choi et al. 2019; Schmidt et al. 2021; the rules are derived on the page.
     """
@@ -414,6 +436,11 @@ known_mistakes(
         "difference = interval(losses - reported[baseline])",
         "difference = interval(reported[baseline] - losses)",
         "the difference has the wrong sign: own losses minus those of the baseline",
+    ),
+    (
+        "min(curve, key=curve.__getitem__)",
+        "min(reversed(curve), key=curve.__getitem__)",
+        "of rates with equal means the largest is taken; the smallest is asked for",
     ),
     (
         "edge = rate in (min(grid), max(grid))",
