@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         beyond the length. The summary is the last forward state, after the row's
         last symbol, beside the last backward state, after its first.
 
-        Raises ValueError if a length is not between 1 and S.
+        Raises ValueError, naming 1 and S, if a length is not between the two.
         """
         if ((lengths < 1) | (lengths > source.shape[1])).any():
             raise ValueError(f"lengths must be from 1 to {source.shape[1]}: {lengths}")
@@ -151,6 +151,11 @@ known_mistakes(
         "the mask comes after the softmax: padding has taken its share, and the weights do not sum to 1",
     ),
     (
+        "        weights = scores.masked_fill(~mask, lowest).softmax(dim=1) * mask\n",
+        "        weights = scores.softmax(dim=1) * mask\n        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)\n",
+        "masked after the softmax and divided by the sum: if padding has by far the largest score, the others are 0 already and cannot be brought back",
+    ),
+    (
         "scores.masked_fill(~mask, lowest).softmax(dim=1) * mask",
         "scores.softmax(dim=1)",
         "padding gets weight: the mask is not used",
@@ -159,6 +164,11 @@ known_mistakes(
         "scores.masked_fill(~mask, lowest)",
         "(scores * mask)",
         "a score of 0 is a score like any other: multiplying by the mask does not take a place out of the softmax",
+    ),
+    (
+        "torch.finfo(scores.dtype).min",
+        "-1e4",
+        "-10,000 is not low enough: where the true scores are lower still, padding takes the weight",
     ),
     (
         "torch.finfo(scores.dtype).min",
@@ -306,6 +316,19 @@ known_mistakes(
         "the loss is summed over a row's symbols and averaged over rows; the mean over all symbols is asked for",
     ),
     (
+        """        return F.cross_entropy(
+            logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD
+        )
+""",
+        """        wanted = target[:, 1:]
+        costs = F.cross_entropy(
+            logits.transpose(1, 2), wanted, ignore_index=PAD, reduction="none"
+        )
+        return (costs.sum(dim=1) / (wanted != PAD).sum(dim=1)).mean()
+""",
+        "the mean of the row means: a symbol of a short text weighs more; take one mean over all symbols of the batch",
+    ),
+    (
         """        state = self.cell(inputs, state)
 """,
         """        state = self.cell(inputs, state)
@@ -355,8 +378,10 @@ def greedy_decode(
     it then stays ended, whatever is chosen in its place. No step is run once all rows
     have ended, and no gradient is recorded.
 
-    Returns B lists of int, each of at most ``max_length`` symbols, without START and
-    END. Raises ValueError if ``max_length`` is negative.
+    Returns B lists of int, each of at most ``max_length`` symbols, without the END.
+    A row that chooses PAD or START keeps it, as any other symbol.
+
+    Raises ValueError, naming ``max_length``, if that is negative.
 
     Source: the search of Sutskever et al. 2014, sec. 3.2, with a beam of one.
     """
