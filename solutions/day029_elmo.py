@@ -76,7 +76,7 @@ class BiLM(nn.Module):
         The top layer's state at t predicts word t + 1 ahead, and word t - 1 back; each
         mean is over the ``B * (T - 1)`` words that are predicted.
 
-        Raises ValueError if T is below 2: nothing is predicted then.
+        Raises ValueError, naming T, if T is below 2: nothing is predicted then.
         """
         if tokens.shape[1] < 2:
             raise ValueError("one word has no neighbor to predict: T is at least 2")
@@ -163,18 +163,18 @@ class ScalarMix(nn.Module):
     def __init__(self, layers: int) -> None:
         """Make ``w`` and ``gamma`` for so many layers, layer 0 counted.
 
-        Raises ValueError if ``layers`` is below 1.
+        Raises ValueError, naming ``layers``, if that is below 1.
         """
         super().__init__()
         if layers < 1:
-            raise ValueError(f"need at least one layer, got {layers}")
+            raise ValueError(f"layers must be at least 1, got {layers}")
         self.w = nn.Parameter(torch.zeros(layers))
         self.gamma = nn.Parameter(torch.ones(()))
 
     def forward(self, states: Tensor) -> Tensor:
         """``(layers, ..., d)`` to ``(..., d)``.
 
-        Raises ValueError if ``states`` has another number of layers than ``w``.
+        Raises ValueError, naming both numbers of layers, if ``states`` and ``w`` differ.
         """
         if len(states) != len(self.w):
             raise ValueError(f"weights for {len(self.w)} layers, got {len(states)}")
@@ -223,7 +223,7 @@ known_mistakes(
 
 
 class Probe(NamedTuple):
-    """A probe's accuracy, and that of always giving the most frequent label."""
+    """A probe's accuracy, and that of always giving training's most frequent label."""
 
     accuracy: float
     majority: float
@@ -239,8 +239,8 @@ def probe_accuracy(
     """Fit a linear probe on some groups of occurrences, and test it on the others.
 
     With n training rows, let ``X`` be the vectors minus the training mean, divided by
-    the training standard deviation (by 1 where that is 0), and ``Y`` (n, k) the
-    one-hot labels minus their training mean. The probe is
+    the training standard deviation, over n (by 1 where that is 0), and ``Y`` (n, k)
+    the one-hot labels minus their training mean. The probe is
 
         ``W = (X.T @ X / n + penalty * I)^-1 @ X.T @ Y / n``
 
@@ -262,10 +262,11 @@ def probe_accuracy(
 
     Returns
     -------
-    Both shares of correct labels on the test rows.
+    Both shares of correct labels on the test rows. If two labels are the most frequent
+    in training, the majority is the smaller.
 
-    Raises ValueError if the lengths differ, if there is no training row or no test
-    row, or if the penalty is not positive.
+    Raises ValueError, naming the lengths if they differ, ``held_out`` if it leaves no
+    training row or no test row, and the penalty if it is not positive.
 
     Source: derived on the page; for baselines and controls of probes, Hewitt and Liang
     2019, "Designing and Interpreting Probes with Control Tasks".
@@ -309,6 +310,11 @@ known_mistakes(
         "test = np.isin(groups, list(held_out))",
         "test = np.arange(len(groups)) % 4 == 0",
         "rows are split one by one: a group's rows stand on both sides",
+    ),
+    (
+        "train.std(axis=0)",
+        "train.std(axis=0, ddof=1)",
+        "the deviation is over n here, as the mean of squares in the probe is; over n - 1 the penalty weighs more",
     ),
     (
         "X.T @ X / n + penalty * np.eye(d)",
