@@ -174,7 +174,8 @@ class ScalarMix(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """``(layers, ..., d)`` to ``(..., d)``.
 
-        Raises ValueError, naming both numbers of layers, if ``states`` and ``w`` differ.
+        Raises ValueError, naming both numbers, if ``states`` has not as many layers
+        as ``w``.
         """
         if len(states) != len(self.w):
             raise ValueError(f"weights for {len(self.w)} layers, got {len(states)}")
