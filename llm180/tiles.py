@@ -152,6 +152,11 @@ class _Block(np.ndarray):
     def __itruediv__(self, other: Any) -> Any:
         return self._same(self / other)
 
+    def __matmul__(self, other: Any) -> Any:
+        raise KernelError("Triton has no `@` for blocks: use tl.dot")
+
+    __rmatmul__ = __imatmul__ = __matmul__
+
     def _same(self, new: Any) -> Any:
         if new.shape != self.shape or new.dtype != self.dtype:
             raise KernelError(

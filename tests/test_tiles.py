@@ -93,6 +93,7 @@ def test_blocks_are_values_that_keep_their_type() -> None:
         ("tl.load(x + tl.arange(0, 4), mask=tl.arange(0, 2) < 1)", "a mask of shape"),
         ("tl.dot(tl.zeros((2, 4), tl.float32), tl.zeros((2, 4), tl.float32))", "blocks"),
         ("tl.dot(tl.zeros((2, 2), tl.float16), tl.zeros((2, 2), tl.float32))", "one type"),
+        ("tl.zeros((2, 2), tl.float32) @ tl.zeros((2, 2), tl.float32)", "use tl.dot"),
         ("tl.exp(tl.zeros((2,), tl.float16))", "tl.exp takes float32"),
         ("tl.max(tl.zeros((2,), tl.float32), 1)", "along axis 1 of a block of shape"),
         ("tl.trans(tl.zeros((2,), tl.float32))", "two axes"),
