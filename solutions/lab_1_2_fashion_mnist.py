@@ -43,11 +43,12 @@ def conv2d(
 
     No convolution or unfolding of the library is called (``nn.functional.conv2d``,
     ``nn.functional.unfold`` and their like; the method ``Tensor.unfold``, a view, is
-    none of them). How many operations of torch are called does not depend on B, H, W,
-    C and O.
+    none of them). How many operations of torch are called does not depend on any of
+    the sizes.
 
-    Raises ValueError if the channels of ``x`` and ``weight`` differ, if ``stride`` or
-    ``padding`` is too small, or if the filter is larger than the padded picture.
+    Raises ValueError, naming the channels if those of ``x`` and ``weight`` differ,
+    ``stride`` or ``padding`` if it is too small, and the filter if it is larger than
+    the padded picture.
 
     Source: Chellapilla, Puri and Simard (2006), "High Performance Convolutional Neural
     Networks for Document Processing", on unrolling a convolution.
@@ -82,6 +83,11 @@ known_mistakes(
         "    out = patches @ weight.reshape(outputs, -1).T",
         "    out = patches @ weight.flip(2, 3).reshape(outputs, -1).T",
         "the filter is turned by 180 degrees, as in mathematics; the layers of deep learning do not turn it",
+    ),
+    (
+        "    out = patches @ weight.reshape(outputs, -1).T  # (B, P * Q, O)\n",
+        "    out = sum(\n        windows[..., k, l].permute(0, 2, 3, 1) @ weight[:, :, k, l].T\n        for k in range(rows)\n        for l in range(cols)\n    ).reshape(batch, down * across, outputs)\n",
+        "a product for each entry of the filter: K * L small ones, where one is asked for",
     ),
     (
         "windows.permute(0, 2, 3, 1, 4, 5)",
@@ -218,7 +224,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     parameter is there once, and those that are frozen (``requires_grad`` is False) are
     left out. A group may be empty.
 
-    Raises ValueError if ``weight_decay`` is negative.
+    Raises ValueError, naming ``weight_decay``, if that is negative.
     """
     if weight_decay < 0:
         raise ValueError(f"weight_decay is at least 0, got {weight_decay}")
@@ -398,6 +404,11 @@ known_mistakes(
         "group[\"weight_decay\"])\n        torch._foreach_mul_(means",
         "self.defaults[\"weight_decay\"])\n        torch._foreach_mul_(means",
         "the decay is read from the defaults: the group without decay decays",
+    ),
+    (
+        "            self._step(group)\n",
+        "            if all(p.grad is None for p in group[\"params\"]):\n                break\n            self._step(group)\n",
+        "the step ends at the first group without a gradient; the groups behind it are left out",
     ),
     (
         "            with torch.enable_grad():\n                loss = closure()",

@@ -114,7 +114,7 @@ def amp_step(
     The norm of the gradient of ``loss`` before clipping, a tensor on its device, so
     that nobody waits for the GPU; not finite if something overflowed.
 
-    Raises ValueError if ``clip`` is not above 0.
+    Raises ValueError if ``clip`` is not above 0; nothing has moved then.
 
     Source: Micikevicius et al. 2018, "Mixed Precision Training", sec. 3.2.
     """
