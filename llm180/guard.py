@@ -406,7 +406,8 @@ def fingerprint(value: Any, depth: int = 4) -> Any:
         if value.numel() * value.element_size() > _LARGEST or value.layout != torch.strided:
             return None
         plain = value.detach().cpu()
-        kept = plain.contiguous().view(torch.uint8) if plain.dim() else plain.reshape(1).view(torch.uint8)
+        # a view of bytes wants a last stride of 1, which torch does not ask of axes of length 1 when it calls a tensor contiguous
+        kept = torch.empty(plain.numel(), dtype=plain.dtype).copy_(plain.reshape(-1)).view(torch.uint8)
         return tuple(value.shape), value.requires_grad, bytes(kept.numpy().tobytes())
     if depth and isinstance(value, (list, tuple)) and len(value) <= 100_000:
         return type(value), [fingerprint(v, depth - 1) for v in value]

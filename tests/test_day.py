@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -408,3 +409,13 @@ def test_a_given_method_that_refuses_does_not_make_an_answer_blank():
     reference = "class A:\n    def given(self):\n        raise NotImplementedError('a subclass does')\n    def f(self):\n        return 1\n"
     assert is_blank(reference.replace("return 1", "..."), reference)
     assert not is_blank(reference.replace("return 1", "return 2"), reference)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (0, 3, 2), (2, 3, 4)])
+def test_tensors_of_any_strides_have_a_fingerprint(shape):
+    x = torch.arange(24.0)[: math.prod(shape)].view(shape).transpose(-1, -2)  # torch calls the first two contiguous
+    before = guard.fingerprint(x)
+    assert before == guard.fingerprint(x) and before is not None
+    if x.numel():
+        x[0, -1, -1] += 1
+        assert guard.fingerprint(x) != before
