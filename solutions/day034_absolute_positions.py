@@ -121,7 +121,8 @@ class LearnedPositions(nn.Module):
             raise ValueError(f"x is {width} wide, the table {d_model}")
         if not 0 <= start <= max_len - n:
             raise ValueError(
-                f"position {start} to {start + n - 1} asked for; the table holds 0 to {max_len - 1}"
+                f"position {start} to {start + n - 1} asked for, "
+                f"the table ends at {max_len - 1}"
             )
         return x + self.weight[start : start + n]
 
