@@ -32,8 +32,11 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     ``values`` are at least two numbers, one per seed or split. Day 6 derives the interval. To compare two methods on
     the same seeds, give the differences: ``interval(a - b)``.
 
-    Raises ValueError for fewer than two values, more than one axis, or a confidence not between 0 and 1.
+    Raises ValueError for fewer than two values, more than one axis, or a confidence not between 0 and 1, and TypeError
+    for an :class:`Interval`, whose two numbers are no runs.
     """
+    if isinstance(values, Interval):
+        raise TypeError("interval() takes the values of the runs; this is an Interval already")
     x = np.asarray(values, dtype=float)
     if x.ndim != 1 or x.size < 2:
         raise ValueError(f"an interval needs a list of at least two numbers, got shape {x.shape}")

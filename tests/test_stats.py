@@ -38,3 +38,8 @@ def test_what_is_no_list_of_two_numbers_is_refused(values) -> None:
 def test_a_confidence_that_is_no_probability_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         interval([1.0, 2.0], 95)
+
+
+def test_an_interval_of_an_interval_is_refused():
+    with pytest.raises(TypeError, match="already"):
+        interval(interval([1.0, 2.0, 4.0]))
