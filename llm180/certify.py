@@ -289,6 +289,12 @@ def evidence_of(stage: int, name: str, found: list[Requirement], day: date) -> d
     }
 
 
+def by_day(requirement: tuple[str, Any]) -> tuple[bool, int, str]:
+    """The order to list requirements in: the days by number, then the rest by name."""
+    day = re.fullmatch(r"Day (\d+)", requirement[0])
+    return day is None, int(day[1]) if day else 0, requirement[0]
+
+
 def summary(name: str, evidence: Any) -> str:
     """What a requirement's evidence comes to, in a few words."""
     if name == "Theory paper":

@@ -719,7 +719,7 @@ def verify(file: Annotated[Path, typer.Argument(metavar="FILE", help="A certific
     if not found.intact:
         raise CommandError(f"{shown(file)} was changed after it was written: its hash is not that of its evidence.")
     console.print(f"{evidence['name']}, stage {evidence['stage']}, {evidence['date']}; evidence {found.hash}", highlight=False, markup=False)
-    for name, value in evidence["requirements"].items():
+    for name, value in sorted(evidence["requirements"].items(), key=office.by_day):
         console.print(f"[green]✓[/green] {name}: {office.summary(name, value)}", highlight=False)
     if found.compared:
         same = found.compared - len(found.differing)

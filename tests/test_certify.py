@@ -288,6 +288,11 @@ def test_a_certificate_is_written_when_all_is_met_and_verified_by_the_command(al
         assert verified.status == 0 and "Ada Lovelace, stage 1" in verified.out, verified.err
 
 
+def test_a_certificate_lists_its_days_by_number() -> None:
+    names = ["Theory paper", "Day 10", "Code", "Day 2", "Day 1"]
+    assert sorted(((name, None) for name in names), key=certify.by_day) == [(name, None) for name in ("Day 1", "Day 2", "Day 10", "Code", "Theory paper")]
+
+
 def test_without_all_there_is_no_certificate_but_a_list(all_met: None, run, work: Path, monkeypatch) -> None:  # noqa: F811
     monkeypatch.setattr(exam, "passed_paper", lambda stage: None)
     said = run("certify", "1", "--name", "Ada Lovelace")
