@@ -305,7 +305,7 @@ class Project:
         self.write("book/plan.yml", yaml.safe_dump(PLAN, allow_unicode=True))
         self.write("book/references.bib", "@book{knuth1974,\n}\n@book{strang2016,\n}\n")
         self.write("book/glossary.md", "# Glossary\n\n```{glossary}\nVector\n  向量. Numbers in a row.\n```\n")
-        self.write("book/stage1/day001_before.md", "# Before\n")
+        self.write("book/stage1/day001_before.md", "# Before\n\n$$ y = x $$ (eq-before)\n")
         self.write("book/stage1/picture.svg", "<svg/>")
         self.write("_toc.yml", "parts:\n- chapters:\n  - file: book/stage1/day002_small_things\n")
 
@@ -425,6 +425,7 @@ BROKEN_PAGES: list[tuple[str, str, str, str]] = [
     ("cross_references", "{doc}`/book/stage1/day001_before`", "{doc}`Before <day001_after>`", "no such page"),
     ("cross_references", "{ref}`box <sec-box>`", "{ref}`box <sec-bag>`", "sec-bag: no page defines"),
     ("cross_references", "{eq}`eq-scale`", "{eq}`eq-other`", "eq-other: no page defines"),
+    ("cross_references", "{eq}`eq-scale`", "{eq}`eq-before`", "the equation stands on another page"),
     ("cross_references", "{numref}`fig-arrow`", "{numref}`fig-none`", "fig-none: no page defines"),
     ("cross_references", "{term}`vector`", "{term}`vectors <tensor>`", "tensor: book/glossary.md has no"),
     ("cross_references", "{cite:p}`knuth1974`", "{cite:p}`knuth1974, turing1936`", "turing1936: book/references.bib has no"),

@@ -923,6 +923,8 @@ def cross_references(lesson: Lesson) -> list[str]:
             )
         elif name in ("ref", "eq", "numref") and target not in _labels():
             say(line, f"{{{name}}} {target}: no page defines this label.")
+        elif name == "eq" and target not in _labels_of(lesson.path, lesson.path.stat().st_mtime_ns):
+            say(line, f"{{eq}} {target}: the equation stands on another page, and a notebook has no number for it; name the day in words.")
         elif name == "term" and target.lower() not in _terms():
             say(line, f"{{term}} {target}: book/glossary.md has no such entry.")
         elif name == "download" and not _exists(lesson, target):
