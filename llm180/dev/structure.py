@@ -843,7 +843,7 @@ def _sources() -> list[Path]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _labels_of(path: Path, mtime_ns: int) -> frozenset[str]:
+def _labels_at(path: Path, mtime_ns: int) -> frozenset[str]:
     text = path.read_text(encoding="utf-8")
     found = re.findall(r"^\(([^()\s]+)\)=\s*$", text, re.M)
     found += re.findall(r"^\s*:(?:name|label):\s*(\S+)", text, re.M)
@@ -852,8 +852,13 @@ def _labels_of(path: Path, mtime_ns: int) -> frozenset[str]:
     return frozenset(found)
 
 
+def _labels_of(path: Path) -> frozenset[str]:
+    """The labels of a page, read again when the file has changed."""
+    return _labels_at(path, path.stat().st_mtime_ns)
+
+
 def _labels() -> set[str]:
-    return set().union(*(_labels_of(p, p.stat().st_mtime_ns) for p in _sources()))
+    return set().union(*map(_labels_of, _sources()))
 
 
 def _terms() -> set[str]:
@@ -923,7 +928,7 @@ def cross_references(lesson: Lesson) -> list[str]:
             )
         elif name in ("ref", "eq", "numref") and target not in _labels():
             say(line, f"{{{name}}} {target}: no page defines this label.")
-        elif name == "eq" and target not in _labels_of(lesson.path, lesson.path.stat().st_mtime_ns):
+        elif name == "eq" and target not in _labels_of(lesson.path):
             say(line, f"{{eq}} {target}: the equation stands on another page, and a notebook has no number for it; name the day in words.")
         elif name == "term" and target.lower() not in _terms():
             say(line, f"{{term}} {target}: book/glossary.md has no such entry.")
@@ -1280,7 +1285,7 @@ def labels_are_unique() -> list[str]:
     """No label of an equation, a section or a figure stands twice in the book: a reference would go to either."""
     found: dict[str, list[str]] = {}
     for path in _sources():
-        for label in _labels_of(path, path.stat().st_mtime_ns):
+        for label in _labels_of(path):
             found.setdefault(label, []).append(execution.relative(path))
     return [
         f"{pages[0]}:1: the label {label!r} stands also in {', '.join(pages[1:])}; a label is unique in the book."
