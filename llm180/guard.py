@@ -303,6 +303,7 @@ class _Clock:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.fired = False
+        self._over = False
         self._strikes = itertools.cycle(_STRIKES)
         self._by_signal = (
             hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
@@ -319,6 +320,9 @@ class _Clock:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        # First of all: a signal that has arrived is handled after the next line, and would set the timer anew;
+        # once the old handler is back, that alarm would end the process.
+        self._over = True
         if self._by_signal:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._old)
@@ -327,6 +331,8 @@ class _Clock:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
 
     def _strike(self, _: int, frame: types.FrameType | None) -> None:
+        if self._over:
+            return
         signal.setitimer(signal.ITIMER_REAL, next(self._strikes))
         if _inside(frame):
             self.fired = True

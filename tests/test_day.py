@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
 import threading
 import time
 
@@ -403,6 +404,14 @@ def test_a_thread_that_was_stopped_before_it_began_is_no_thread_left(monkeypatch
     monkeypatch.setattr(threading, "enumerate", with_one_in_limbo)
     outcome = guard.run(lambda: 3, seconds=5)
     assert (outcome.error, outcome.threads) == (None, 0) and len(calls) > 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarm here")
+def test_an_interrupt_that_comes_while_the_clock_is_put_away_sets_no_other():
+    with (clock := guard._Clock(60)):
+        pass
+    clock._strike(signal.SIGALRM, None)  # what a signal does that arrived just before the timer was stopped
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)  # an alarm without a handler would end the process
 
 
 def test_a_given_method_that_refuses_does_not_make_an_answer_blank():

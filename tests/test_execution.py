@@ -729,6 +729,21 @@ def test_waiting_ends_when_no_page_moves(tmp_path):
     assert "not finished: book/stage1/day001_a.md" in done.stdout
 
 
+def test_a_run_goes_on_to_its_end_after_a_worker_has_crashed(tmp_path):
+    """The tests that a lost worker had left are run by another, what it had finished is not waited for."""
+    root = make_project(tmp_path / "project", {f"day00{i}_a": page(i, "a", "print('a')") for i in (1, 2, 3, 4)})
+    (root / "tests" / "test_crash.py").write_text(
+        "import os, signal, time\nfrom pathlib import Path\n\ndef test_before():\n    pass\n\n"
+        "def test_crash():\n    if not Path('crashed').exists():\n        Path('crashed').touch()\n"
+        "        time.sleep(0.5)\n        os.kill(os.getpid(), signal.SIGKILL)\n\ndef test_after():\n    pass\n"
+    )
+    (root / "tests" / "test_site.py").write_text("def test_site(executed_book):\n    pass\n")
+    done = run_pytest(root, "-v")
+    assert re.search(r"worker '?gw\d'? crashed while running '?tests/test_crash.py::test_crash", done.stdout), done.stdout
+    assert outcome(done.stdout, "tests/test_crash.py::test_after") == "PASSED"
+    assert outcome(done.stdout, "tests/test_site.py::test_site") == "PASSED"
+
+
 def test_a_process_that_ended_is_not_alive():
     assert plugin._is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)

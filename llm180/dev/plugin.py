@@ -121,6 +121,26 @@ class _Hooks:
         node.workerinput["llm180_seconds"] = self.state.seconds
         node.workerinput["llm180_unchanged"] = self.state.unchanged
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        if config.option.dist != "loadfile":
+            return None
+        from xdist.scheduler import LoadFileScheduling
+
+        class Scheduler(LoadFileScheduling):
+            """xdist's, which after a crash hands out again all files of the lost worker, finished ones too.
+
+            A worker that gets a file without open tests has nothing to report, and is never given another.
+            """
+
+            def remove_node(self, node: Any) -> str | None:
+                files = self.assigned_work[node]
+                for file in [file for file, tests in files.items() if all(tests.values())]:
+                    del files[file]
+                return super().remove_node(node)
+
+        return Scheduler(config, log)
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.controller:
             _summarize(terminalreporter, self.state.session)
