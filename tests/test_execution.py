@@ -744,6 +744,14 @@ def test_a_run_goes_on_to_its_end_after_a_worker_has_crashed(tmp_path):
     assert outcome(done.stdout, "tests/test_site.py::test_site") == "PASSED"
 
 
+def test_a_failure_is_named_when_it_happens(tmp_path):
+    root = make_project(tmp_path / "project", {"day001_broken": page(1, "broken", "1 / 0")})
+    (root / "tests" / "test_more.py").write_text("def test_wrong():\n    assert 1 == 2, 'first\\nsecond'\n")
+    shown = run_pytest(root, "-q").stdout.split("= FAILURES =")[0].splitlines()
+    assert "tests/test_more.py::test_wrong: AssertionError: first" in shown
+    assert any(re.search(r"day001_broken.md:\d+: cell 1 of 1: ZeroDivisionError: division by zero", line) for line in shown)
+
+
 def test_a_process_that_ended_is_not_alive():
     assert plugin._is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)

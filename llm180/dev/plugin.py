@@ -141,6 +141,16 @@ class _Hooks:
 
         return Scheduler(config, log)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Name a failure when it happens: the reports come at the end of a run, which may be far or never come."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self.controller and report.failed and terminal and terminal.verbosity <= 0:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message if crash else str(report.longrepr)
+            terminal.line("")
+            terminal.line(f"{report.nodeid}: {(plain(why).strip() or 'failed').splitlines()[0][:300]}")
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.controller:
             _summarize(terminalreporter, self.state.session)
