@@ -157,8 +157,11 @@ def run(
 
 def _deadline() -> float | None:
     """When a check's time is up (:mod:`llm180.guard` sets the alarm), on the clock that all processes share."""
+    from llm180 import guard
+
     left = signal.getitimer(signal.ITIMER_REAL)[0] if hasattr(signal, "getitimer") else 0.0
-    return time.monotonic() + max(left - _MARGIN, 0.1) if left else None
+    margin = min(_MARGIN * guard.crowding(), left / 2)  # stopping them takes longer on a crowded machine, too
+    return time.monotonic() + max(left - margin, 0.1) if left else None
 
 
 def _packed(worker: Any, args: tuple[Any, ...]) -> bytes:
@@ -565,6 +568,7 @@ class _Watched:
 def _supervise(caller: socket.socket) -> None:
     """Start the ranks of one request, watch them, tell the caller what became of them."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a rank that is asked before it can answer is not ended by the question
     request = pickle.loads(_receive(caller))
     begin = time.monotonic()
     end = begin + request["seconds"]
