@@ -234,6 +234,11 @@ known_mistakes(
         "a projection with the wrong number of rows is not refused with a ValueError",
     ),
     (
+        "return weights @ values, weights",
+        "return weights @ values, weights.detach()",
+        "the weights are cut off from the graph; a loss on them must reach x and the projections too",
+    ),
+    (
         "    if w_q.shape[1] != w_k.shape[1]:\n",
         "    if False:\n",
         "queries and keys of different widths are not refused with a ValueError",
