@@ -108,7 +108,8 @@ def scaled_dot_product_attention(
     -------
     The output, ``(..., n, d_v)``, and the weights, ``(..., n, m)``, after the softmax
     and before dropout. Rows of the weights sum to 1. A row with nothing to attend to
-    has weights 0 and output 0. Outputs and gradients have no NaN.
+    has weights 0 and output 0. Outputs and gradients have no NaN. Gradients reach all
+    inputs from both results, also a float mask: it may hold learned biases.
 
     Raises TypeError that says ``bool or float`` for a mask of another dtype, and
     ValueError that says, for example, ``queries of width 4, keys of 3`` or
@@ -224,6 +225,26 @@ known_mistakes(
         "the causal mask is aligned with the first key; the last query belongs to the last key",
     ),
     (
+        "            scores = scores + mask\n",
+        "            scores = scores + mask.detach()\n",
+        "a float mask gets no gradient, so a learned bias would stay as it is",
+    ),
+    (
+        "@ value, weights\n",
+        "@ value, weights.detach()\n",
+        "the weights are cut off from the graph: a loss on them reaches neither query nor key",
+    ),
+    (
+        "1 / math.sqrt(d_k) if scale is None else scale",
+        "scale or 1 / math.sqrt(d_k)",
+        "a scale of 0 was given and is not used: 0 counts as False, so ask whether it is None",
+    ),
+    (
+        "            scores = scores.masked_fill(~mask, -math.inf)\n",
+        "            scores = scores.masked_fill(mask.logical_not_(), -math.inf)\n",
+        "the caller's mask is changed in place",
+    ),
+    (
         "    if causal:\n",
         "    if causal and mask is None:\n",
         "with a mask the future is no longer hidden: a query sees what both allow",
@@ -312,6 +333,11 @@ known_mistakes(
         "dk = scale * dscores.mT @ query",
         "dk = dscores.mT @ query",
         "the scale is a factor of the scores, so it is one of dk as well",
+    ),
+    (
+        "1 / math.sqrt(query.shape[-1]) if scale is None else scale",
+        "scale or 1 / math.sqrt(query.shape[-1])",
+        "a scale of 0 was given and is not used: 0 counts as False, so ask whether it is None",
     ),
     (
         "dv = weights.mT @ grad_output",
