@@ -186,7 +186,8 @@ class MultiHeadAttention(nn.Module):
         Raises ValueError that says ``state`` if its names or shapes are not those of
         a module of this width, with or without biases as this one. Nothing is
         changed then. (A module made with ``kdim``, ``vdim`` or ``add_bias_kv`` has
-        other names.)
+        other names.) The parameters stay the same objects, so that an optimizer that
+        holds them goes on.
         """
         d_model = self.query.in_features
         want = {"in_proj_weight": (3 * d_model, d_model)}
@@ -253,6 +254,11 @@ known_mistakes(
         "the scores are divided by the root of d_model; a head is only d_head wide",
     ),
     (
+        "getattr(layer, kind).copy_(part)",
+        "setattr(layer, kind, nn.Parameter(part.clone()))",
+        "new parameters take the place of the old; an optimizer made before would go on with the old ones",
+    ),
+    (
         "layers = (self.query, self.key, self.value)",
         "layers = (self.key, self.query, self.value)",
         "the packed weights stand in the order query, key, value",
@@ -309,8 +315,8 @@ def head_importance(
     Afterwards the gates are what they were, also after an error, and no parameter's
     ``grad`` has changed. Works inside ``torch.no_grad()`` as well.
 
-    Raises ValueError if there is no example, and one that says ``per example`` if
-    ``losses`` gives anything but ``(B,)``.
+    Raises ValueError that says ``no example`` if there is none, and one that says
+    ``per example`` if ``losses`` gives anything but ``(B,)``.
 
     Source: Michel et al. 2019, "Are Sixteen Heads Really Better than One?", sec. 4.
     """
