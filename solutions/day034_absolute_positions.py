@@ -185,6 +185,11 @@ known_mistakes(
         "x is changed in place, under the feet of the caller",
     ),
     (
+        "torch.randn(max_len, d_model) * std",
+        "(torch.rand(max_len, d_model) - 0.5) * std * 12**0.5",
+        "the table is drawn from a uniform distribution; a normal one is asked for",
+    ),
+    (
         "self.weight = nn.Parameter(torch.randn(max_len, d_model) * std)",
         "self.weight = torch.randn(max_len, d_model) * std",
         "the table is a plain tensor: no optimizer sees it, and no state holds it",
@@ -268,6 +273,11 @@ known_mistakes(
         "    even = torch.arange(0, d_model, 2)\n    angles = k * base ** (-even.double() / d_model)\n",
         "    even = torch.arange(0, d_model // 2)\n    angles = k * base ** (-2 * even.double() / d_model)\n",
         "pairs overlap: the pair of hand i is in the columns 2i and 2i + 1",
+    ),
+    (
+        "-even.double() / d_model",
+        "-even.float() / d_model",
+        "the angles are computed in float32; convert the finished matrix, not what it is made of",
     ),
     (
         "angles = k * base",
