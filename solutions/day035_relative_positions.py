@@ -24,9 +24,10 @@ def relative_shift(scores: Tensor) -> Tensor:
 
     Returns
     -------
-    ``(..., n, n)``: entry (i, j) is ``scores[..., i, j - i + n - 1]``, what stood in
-    row i under the distance of key j. Differentiable. No intermediate result has more
-    than ``2n`` numbers a row, and there is no loop over rows.
+    ``(..., n, n)``, of the dtype of ``scores``: entry (i, j) is
+    ``scores[..., i, j - i + n - 1]``, what stood in row i under the distance of key j.
+    Differentiable. No intermediate result has more than ``2n`` numbers a row, and there
+    is no loop over rows.
 
     Raises ValueError that says, for example, ``3 rows need 5 columns, got 4``.
 
@@ -82,6 +83,11 @@ known_mistakes(
         "right, but by a loop over the rows: n small copies where one reshape does",
     ),
     (
+        "    padded = F.pad(scores, (0, 1))  # (..., n, 2n)\n",
+        "    padded = F.pad(scores, (0, 1)) * 1.0\n",
+        "the dtype has changed: whole numbers come out as floats",
+    ),
+    (
         "    if columns != 2 * n - 1:\n",
         "    if columns < 2 * n - 1:\n",
         "a table with too many columns is not refused, and comes out scrambled",
@@ -114,7 +120,7 @@ def t5_bucket(
     buckets:
         Number of buckets, both halves together. With L buckets for a direction, the
         lengths 0 to ``L // 2 - 1`` have one each, and the others share the rest on a
-        logarithmic scale.
+        logarithmic scale. A length at which a bucket begins belongs to that bucket.
     max_distance:
         From this length on, everything falls into the last bucket of its direction.
 
@@ -197,6 +203,11 @@ known_mistakes(
         "math.log(max_distance / exact)",
         "math.log(max_distance)",
         "the scale has to go from exact to max_distance; yours starts at 1",
+    ),
+    (
+        "    share = ratio.log() / math.log(max_distance / exact)\n    far = exact + (share * (ways - exact)).long()\n",
+        "    factor = (max_distance / exact) ** (1 / (ways - exact))\n    far = exact + (ratio.double().log() / math.log(factor)).long()\n",
+        "the logarithm to a rounded base: a length at which a bucket begins may come out just short of it; take the fraction of two logarithms",
     ),
     (
         "length.clamp(min=1) / exact",
