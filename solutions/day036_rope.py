@@ -151,6 +151,11 @@ known_mistakes(
         "the base is not handed on",
     ),
     (
+        "positions[..., None] * frequencies",
+        "positions.float()[..., None] * frequencies",
+        "the positions are rounded to float32 before they are multiplied; the angles are made in float64",
+    ),
+    (
         "cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)",
         "cos, sin = angles.cos(), angles.sin()",
         "the result has another dtype than x: float32 has become float64",
@@ -383,6 +388,11 @@ known_mistakes(
         "ids[:, 1:].flatten()",
         "ids[:, :-1].flatten()",
         "the targets are the inputs: the model learns to copy the token that it sees",
+    ),
+    (
+        "(batch, 1), generator=windows\n                )\n",
+        "(1, 1), generator=windows\n                ).expand(batch, 1)\n",
+        "one place is drawn for a step, and all windows of the step begin there; draw one for each window",
     ),
     (
         "                optimizer.zero_grad()\n",
