@@ -202,6 +202,11 @@ known_mistakes(
         "the rows are not divided by their sums: a row of zeros loses a share in each layer",
     ),
     (
+        "        total = mixed.sum(dim=-1, keepdim=True)\n",
+        "        total = stay.sum(dim=-1, keepdim=True) + (1 - residual) * layer.any(dim=1).any(dim=-1, keepdim=True)\n",
+        "a row that is zero in some heads only has a smaller sum too: divide by the sum that it has",
+    ),
+    (
         "mixed / total.masked_fill(total == 0, 1)",
         "mixed / total",
         "a row of sum 0 is divided by 0; it stays zero",
