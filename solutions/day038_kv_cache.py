@@ -221,6 +221,8 @@ class GroupedQueryAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Attend from n new positions to themselves and to all before them.
 
+        Keys and values are not repeated for the query heads that share them.
+
         Parameters
         ----------
         x:
@@ -324,6 +326,11 @@ known_mistakes(
         "        if self.rope:\n",
         "        if True:\n",
         "positions are put in although rope=False was asked for",
+    ),
+    (
+        "        folded = queries.reshape(batch, self.kv_heads, group * n, -1)\n        may = torch.cat([may] * group, dim=-2)  # (..., group * n, m)\n",
+        "        folded, keys, values = queries, keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)\n",
+        "keys and values are repeated for each query head: right, but all the traffic that sharing saves is back; fold the queries",
     ),
     (
         "torch.cat([may] * group, dim=-2)",
