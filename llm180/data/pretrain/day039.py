@@ -33,11 +33,11 @@ UNKNOWN, END = "<unk>", "<end>"  # a word outside the vocabulary, and the end of
 class WordModel(nn.Module):
     """A causal language model: a table of words, a table of positions, blocks, a norm, and the table of words again."""
 
-    def __init__(self, vocabulary: int, d_model: int, heads: int, d_ff: int, layers: int, max_len: int) -> None:
+    def __init__(self, vocabulary: int, d_model: int, heads: int, d_ff: int, layers: int, max_len: int, kind: str = "gelu") -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, d_model)
         self.positions = LearnedPositions(max_len, d_model)
-        self.blocks = nn.ModuleList(EncoderBlock(d_model, heads, d_ff, kind="gelu", norm_first=True) for _ in range(layers))
+        self.blocks = nn.ModuleList(EncoderBlock(d_model, heads, d_ff, kind=kind, norm_first=True) for _ in range(layers))
         self.norm = nn.LayerNorm(d_model)
         nn.init.normal_(self.embed.weight, std=0.02)
 
