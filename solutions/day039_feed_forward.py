@@ -51,15 +51,18 @@ class FeedForward(nn.Module):
             raise ValueError(f"kind must be relu, gelu or swiglu, got {kind!r}")
         self.kind = kind
         self.up = nn.Linear(d_model, d_ff, bias=bias)
+        # equivalent `kind >= "swiglu"`: the last of the three in the order of letters
         if kind == "swiglu":
             self.gate = nn.Linear(d_model, d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the cells hold, before dropout: ``(..., d_model)`` to ``(..., d_ff)``."""
+        """The cells before dropout: ``(..., d_model)`` to ``(..., d_ff)``."""
+        # equivalent `self.kind >= "swiglu"`: the last in the order of letters
         if self.kind == "swiglu":
             return F.silu(self.gate(x)) * self.up(x)
+        # equivalent `self.kind >= "relu"`: gelu comes before it, and swiglu is done
         return (F.relu if self.kind == "relu" else F.gelu)(self.up(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ known_mistakes(
     ),
     (
         '        if kind == "swiglu":\n            self.gate',
-        '        if True:\n            self.gate',
+        "        if True:\n            self.gate",
         "only swiglu has a gate: the others would carry parameters that are never used",
     ),
     (
@@ -219,7 +222,7 @@ known_mistakes(
     (
         "            if self.norm_first:\n",
         "            if False:\n",
-        "norm_first is ignored",
+        "the argument norm_first is ignored: the norm always comes after the sum",
     ),
     (
         "(self.feed_forward, self.norm2)):",
