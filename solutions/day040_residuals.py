@@ -24,9 +24,9 @@ def grad_norm_by_layer(
     Parameters
     ----------
     layers:
-        Modules. For ``of="outputs"`` each runs exactly once when ``loss`` is called,
-        and returns a tensor, or a tuple whose first item counts as its output. For
-        ``of="parameters"`` they may run, and return, as they like.
+        Modules, none or more. For ``of="outputs"`` each runs exactly once when ``loss``
+        is called, and returns a tensor, or a tuple whose first item counts as its
+        output. For ``of="parameters"`` they may run, and return, as they like.
     loss:
         ``loss()`` runs the model and gives a tensor that holds one number. It is
         called once.
