@@ -317,8 +317,7 @@ def depth_scaled_init(model: nn.Module, layers: int) -> list[str]:
     ``parts`` if ``model`` holds none, or more than ``2 * layers``. Nothing is changed
     then.
 
-    Source: Radford et al. 2019, "Language Models Are Unsupervised Multitask Learners",
-    sec. 2.3.
+    Source: Radford et al. 2019, "Language Models Are Unsupervised Multitask Learners".
     """
     if layers < 1:
         raise ValueError(f"layers must be 1 or more, got {layers}")
