@@ -31,15 +31,14 @@ def teacher_forcing_shift(
     Returns
     -------
     ``(inputs, labels)``, two new tensors ``(B, m)``, int64. ``inputs`` is ``start``,
-    then the row without its last place. ``labels`` is the row, with -100, which
-    ``F.cross_entropy`` ignores, in place of ``pad``. So ``labels[:, i]`` is what follows
-    ``inputs[:, :i + 1]``, and ``labels != -100`` says which positions count.
+    then the row without its last place. ``labels`` is the row with -100, which
+    ``F.cross_entropy`` ignores, in place of ``pad``. So ``labels[:, i]`` is what
+    follows ``inputs[:, :i + 1]``, and ``labels != -100`` says which positions count.
 
     Raises ValueError that says ``pad`` if a symbol follows a ``pad``, and one that says
     ``start`` if a row begins with ``start`` already, where ``start`` is not ``pad``.
 
-    Source: Vaswani et al. 2017, sec. 3.1, "offset by one position"; with ``start`` equal
-    to ``pad``, Raffel et al. 2020.
+    Source: Vaswani et al. 2017, sec. 3.1: inputs "offset by one position".
     """
     real = targets != pad
     if (real[:, 1:] & ~real[:, :-1]).any():
@@ -50,6 +49,61 @@ def teacher_forcing_shift(
     # The end is cut off after the joining, so that m may be 0.
     inputs = torch.cat([first, targets], dim=1)[:, : targets.shape[1]]
     return inputs, targets.masked_fill(~real, -100)
+
+
+known_mistakes(
+    teacher_forcing_shift,
+    (
+        "    return inputs, targets.masked_fill(~real, -100)\n",
+        "    return targets.clone(), targets.masked_fill(~real, -100)\n",
+        "nothing is shifted: each position reads the symbol that it has to predict",
+    ),
+    (
+        "inputs = torch.cat([first, targets], dim=1)[:, : targets.shape[1]]",
+        "inputs = torch.cat([targets[:, 1:], first], dim=1)",
+        "the row moves the wrong way: a position reads the symbol after its label",
+    ),
+    (
+        "inputs = torch.cat([first, targets], dim=1)[:, : targets.shape[1]]",
+        "inputs = torch.cat([first, first, targets], dim=1)[:, : targets.shape[1]]",
+        "the row is shifted by two: the symbol right before the label is not read",
+    ),
+    (
+        "inputs = torch.cat([first, targets], dim=1)[:, : targets.shape[1]]",
+        "inputs = targets.roll(1, dims=1)",
+        "roll brings the last symbol of the row to its front, where start belongs",
+    ),
+    (
+        "targets.masked_fill(~real, -100)",
+        "targets.clone()",
+        "padding keeps its labels: the loss teaches the decoder to write pad",
+    ),
+    (
+        "    return inputs, targets.masked_fill(~real, -100)\n",
+        "    return inputs, targets.masked_fill(inputs == pad, -100)\n",
+        "the ignored places are read off the inputs: with start equal to pad the first label goes, and a pad after END stays",
+    ),
+    (
+        "    return inputs, targets.masked_fill(~real, -100)\n",
+        "    followed = nn.functional.pad(real[:, 1:], (0, 1))\n    return inputs, targets.masked_fill(~followed, -100)\n",
+        "the last symbol of each row, END, is not asked for: the decoder never learns to stop",
+    ),
+    (
+        "    if start != pad and (targets[:, :1] == start).any():\n",
+        "    if (targets[:, :1] == start).any():\n",
+        "with start equal to pad, an empty row is refused as if it began with start",
+    ),
+    (
+        "    if start != pad and (targets[:, :1] == start).any():\n",
+        "    if False:\n",
+        "a row that begins with start already gets a second one, and nobody notices",
+    ),
+    (
+        "    if (real[:, 1:] & ~real[:, :-1]).any():\n",
+        "    if False:\n",
+        "pad in front of a symbol is not refused: start would be followed by padding",
+    ),
+)
 
 
 class CrossAttention(nn.Module):
@@ -133,6 +187,76 @@ class CrossAttention(nn.Module):
         return attention.output(merge_heads(mixtures)), weights
 
 
+known_mistakes(
+    CrossAttention,
+    (
+        "            split_heads(attention.query(x), attention.heads),\n            keys,\n            values,\n",
+        "            split_heads(attention.query(x), attention.heads),\n            *self.project(x),\n",
+        "keys and values are made of the target: this is self-attention, and the source is never read",
+    ),
+    (
+        "values = split_heads(attention.value(memory), attention.heads)",
+        "values = split_heads(memory, attention.heads)",
+        "the memory is mixed as it is; what is read are its values, made by the layer value",
+    ),
+    (
+        "            mask = memory_mask[:, None, None]  # for all heads and all queries\n",
+        "            mask = ~memory_mask[:, None, None]\n",
+        "the mask is turned around: here True is a token, in nn.MultiheadAttention's key_padding_mask it is padding",
+    ),
+    (
+        "            mask = memory_mask[:, None, None]  # for all heads and all queries\n",
+        "            pass\n",
+        "the mask is not used: padding of the source is read like a token",
+    ),
+    (
+        "            dropout=attention.dropout if self.training else 0.0,\n",
+        "            causal=True,\n            dropout=attention.dropout if self.training else 0.0,\n",
+        "a causal mask between target and source: all of the source is known, at every position of the target",
+    ),
+    (
+        "self.project(memory) if projected is None else projected",
+        "self.project(memory)",
+        "what the caller has projected once is made again at each call",
+    ),
+    (
+        "keys, values = self.project(memory) if projected is None else projected",
+        "values, keys = self.project(memory) if projected is None else projected",
+        "keys and values have changed places",
+    ),
+    (
+        "        keys = split_heads(attention.key(memory), attention.heads)\n",
+        "        keys = attention.key(memory).unflatten(-1, (attention.heads, -1))\n",
+        "the axes of heads and tokens have not been exchanged: (B, n, h, d_head) came",
+    ),
+    (
+        "if memory_mask.dtype != torch.bool or memory_mask.shape != shape:",
+        "if memory_mask.shape != shape:",
+        "a mask of the numbers 0 and 1 is not refused; added to the scores, it hides nothing",
+    ),
+    (
+        "if memory_mask.dtype != torch.bool or memory_mask.shape != shape:",
+        "if memory_mask.dtype != torch.bool:",
+        "a mask of another shape is not refused, though broadcasting takes some of them",
+    ),
+    (
+        "attention.dropout if self.training else 0.0",
+        "attention.dropout",
+        "weights are dropped in evaluation too",
+    ),
+    (
+        "        mixtures = mixtures * attention.head_gate[..., None, None]\n",
+        "",
+        "the gate of the heads is not used",
+    ),
+    (
+        "return attention.output(merge_heads(mixtures)), weights",
+        "return x + attention.output(merge_heads(mixtures)), weights",
+        "the input is added here; that is the wrapper's work, which would add it again",
+    ),
+)
+
+
 class DecoderBlock(nn.Module):
     """Causal self-attention, attention to the source, feed-forward network.
 
@@ -142,8 +266,8 @@ class DecoderBlock(nn.Module):
     a ``PostNorm`` if ``norm_first`` is False, with the module as its ``sublayer``. All
     wrappers and sublayers have the same ``dropout``.
 
-    Source: Vaswani et al. 2017, sec. 3.1 and figure 1; the layout of the weights is that
-    of nn.TransformerDecoderLayer.
+    Source: Vaswani et al. 2017, sec. 3.1 and figure 1; with ``load_torch`` equal to
+    nn.TransformerDecoderLayer.
     """
 
     def __init__(
@@ -226,3 +350,78 @@ class DecoderBlock(nn.Module):
             (feed.down, layer.linear2),
         ):
             ours.load_state_dict(theirs.state_dict())
+
+
+known_mistakes(
+    DecoderBlock,
+    (
+        "self.self_attention(x, mask=mask, causal=True)",
+        "self.self_attention(x, mask=mask, causal=mask is None)",
+        "with a mask for padding the future is no longer hidden: both hold, always",
+    ),
+    (
+        "self.self_attention(x, mask=mask, causal=True)",
+        "self.self_attention(x, mask=mask)",
+        "the future is not hidden: in training each position sees the symbol that it has to predict",
+    ),
+    (
+        "self.self_attention(x, mask=mask, causal=True)",
+        "self.self_attention(x, causal=True)",
+        "the mask of the target is not used",
+    ),
+    (
+        "            mask = mask[:, None]  # (B, 1, m): the same for all queries\n",
+        "            mask = mask[:, :, None]\n",
+        "the mask hides queries, not keys: hidden tokens are still read by the others",
+    ),
+    (
+        "            x, memory, memory_mask=memory_mask, projected=projected\n",
+        "            x, memory, projected=projected\n",
+        "memory_mask is not handed on: padding of the source is read",
+    ),
+    (
+        "            x, memory, memory_mask=memory_mask, projected=projected\n",
+        "            x, memory, memory_mask=memory_mask\n",
+        "projected is not handed on",
+    ),
+    (
+        "            x, memory, memory_mask=memory_mask, projected=projected\n",
+        "            x, self.cross_attention.norm(memory), memory_mask=memory_mask, projected=projected\n",
+        "the memory is normalized by the block's norm; that norm is for the target's side only",
+    ),
+    (
+        "        x, _ = self.self_attention(x, mask=mask, causal=True)\n        x, weights = self.cross_attention(\n            x, memory, memory_mask=memory_mask, projected=projected\n        )\n",
+        "        x, weights = self.cross_attention(\n            x, memory, memory_mask=memory_mask, projected=projected\n        )\n        x, _ = self.self_attention(x, mask=mask, causal=True)\n",
+        "cross-attention comes first here; self-attention does, so that the question to the source knows what is written",
+    ),
+    (
+        "return self.feed_forward(x), weights",
+        "return x, weights",
+        "the feed-forward network is made and never used",
+    ),
+    (
+        "x, _ = self.self_attention(x, mask=mask, causal=True)\n        x, weights = self.cross_attention(",
+        "x, weights = self.self_attention(x, mask=mask, causal=True)\n        x, _ = self.cross_attention(",
+        "the weights are those of the self-attention, (B, h, m, m); those of the cross-attention are asked for",
+    ),
+    (
+        "wrap = PreNorm if norm_first else PostNorm",
+        "wrap = PostNorm if norm_first else PreNorm",
+        "the wrappers have changed places: norm_first means that the norm stands before the sublayer",
+    ),
+    (
+        "FeedForward(d_model, d_ff, kind=kind, dropout=dropout)",
+        "FeedForward(d_model, d_ff, dropout=dropout)",
+        "kind is not handed on: every block has ReLU",
+    ),
+    (
+        "self.feed_forward = wrap(d_model, thinks, dropout=dropout)",
+        "self.feed_forward = wrap(d_model, thinks)",
+        "one of the three wrappers does not drop",
+    ),
+    (
+        "            if mask.dtype != torch.bool or mask.shape != x.shape[:2]:\n",
+        "            if mask.dtype != torch.bool:\n",
+        "a mask of another shape than (B, m) must be a ValueError",
+    ),
+)
