@@ -120,6 +120,9 @@ class CrossAttention(nn.Module):
 
         ``dropout`` is the probability with which a weight of attention is dropped while
         the module trains.
+
+        Raises ValueError that says ``heads`` if ``heads`` is below 1 or does not divide
+        ``d_model``.
         """
         super().__init__()
         self.attention = MultiHeadAttention(d_model, heads, dropout=dropout)
@@ -280,7 +283,11 @@ class DecoderBlock(nn.Module):
         dropout: float = 0.0,
         norm_first: bool = True,
     ) -> None:
-        """Make the three submodules."""
+        """Make the three submodules.
+
+        Raises ValueError that says ``heads`` if ``heads`` is below 1 or does not divide
+        ``d_model``.
+        """
         super().__init__()
         wrap = PreNorm if norm_first else PostNorm
         looks = MultiHeadAttention(d_model, heads, dropout=dropout)
