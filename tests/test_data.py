@@ -28,7 +28,7 @@ REGISTRY = data.registry()
 ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
 MOJIBAKE = re.compile("[\ufffd\x80-\x9f]|Ã.|â€|Â[ £©]")
 MARKUP = re.compile(r"</?(?:p|br|div|span|a|b|i|font|table|tr|td|html|body|head|script|style|img|ul|ol|li|h[1-6])(?:\s[^<>]*)?/?>|&(?:nbsp|amp|lt|gt|quot);", re.IGNORECASE)
-NAMES = ["austen", "en-zh", "digits", "mnist", "fashion-mnist", "spam", "wordsim353", "analogies", "tang-poems", "song-ci", "photos"]
+NAMES = ["austen", "en-zh", "digits", "mnist", "fashion-mnist", "spam", "wordsim353", "analogies", "tang-poems", "song-ci", "photos", "java"]
 
 
 def texts(name: str) -> list[str]:
@@ -179,6 +179,14 @@ def test_poems() -> None:
     assert signs[0]["來"] > 50 and signs[0]["来"] == 0
     assert signs[1]["来"] > 1000 and signs[1]["來"] == 0
     assert any(poem.author == "李白" for poem in tang) and any(poem.author == "苏轼" for poem in song)
+
+
+def test_java() -> None:
+    files = data.load("java")
+    assert len(files) == 42 and 250_000 < sum(map(len, files.values())) < 310_000
+    for name, text in files.items():
+        assert name.endswith(".java") and text.lstrip().startswith("/*") and "Licensed to the Apache" in text
+        assert re.search(r"^package org\.apache\.cordova", text, re.MULTILINE) and "\r" not in text
 
 
 def test_photos() -> None:

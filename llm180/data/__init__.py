@@ -299,6 +299,11 @@ def _poems(name: str) -> list[Poem]:
     return [Poem(row["title"], row["author"], tuple(row["lines"])) for row in rows]
 
 
+def _java() -> dict[str, str]:
+    rows = [json.loads(line) for line in _text("java").split("\n") if line]
+    return {row["file"]: row["text"] for row in rows}
+
+
 _LOADERS: dict[str, Callable[[], Any]] = {
     "austen": _austen,
     "en-zh": _en_zh,
@@ -311,6 +316,7 @@ _LOADERS: dict[str, Callable[[], Any]] = {
     "tang-poems": lambda: _poems("tang-poems"),
     "song-ci": lambda: _poems("song-ci"),
     "photos": lambda: _arrays("photos"),
+    "java": _java,
 }
 
 
@@ -330,6 +336,8 @@ def load(name: Literal["wordsim353"]) -> list[WordPair]: ...
 def load(name: Literal["analogies"]) -> dict[str, list[Analogy]]: ...
 @overload
 def load(name: Literal["tang-poems", "song-ci"]) -> list[Poem]: ...
+@overload
+def load(name: Literal["java"]) -> dict[str, str]: ...
 @overload
 def load(name: Literal["photos"]) -> dict[str, np.ndarray]: ...
 @overload
@@ -351,6 +359,7 @@ def load(name: str) -> Any:
     tang-poems      list of Poem(title, author, lines), traditional characters
     song-ci         list of Poem, simplified characters; `title` is the tune
     photos          dict: "camera" -> uint8 (512, 512), "chelsea" -> uint8 (300, 451, 3)
+    java            dict: file name -> source text with its license header, 42 Java files in order of their paths
     ==============  ========================================================================================
 
     Raises DataError if there is no such name, or if a file is missing or damaged.

@@ -492,6 +492,13 @@ def photos(sources: Sources) -> dict[str, bytes]:
     return {"photos.npz": npz(**arrays)}
 
 
+def java(sources: Sources) -> dict[str, bytes]:
+    root = sources.npm("cordova-android") / "framework/src"
+    files = sorted(root.rglob("*.java"), key=lambda p: p.relative_to(root).as_posix())
+    rows = ({"file": path.name, "text": path.read_text(encoding="utf-8")} for path in files)  # reads CRLF as LF
+    return {"java.jsonl.xz": xz(jsonl(rows))}
+
+
 BUILDERS: dict[str, Callable[[Sources], dict[str, bytes]]] = {
     "austen": austen,
     "en-zh": en_zh,
@@ -504,6 +511,7 @@ BUILDERS: dict[str, Callable[[Sources], dict[str, bytes]]] = {
     "tang-poems": tang_poems,
     "song-ci": song_ci,
     "photos": photos,
+    "java": java,
 }
 
 
