@@ -348,7 +348,7 @@ BROKEN_PAGES: list[tuple[str, str, str, str]] = [
     ("front_matter", "display_name: Python 3", "display_name: Python", "kernelspec"),
     ("front_matter", "  title_zh: 小事\n", "  title_zh: Small\n", "Chinese title"),
     ("front_matter", "  builds_on: [1]", "  builds_on: [2]", "earlier days only"),
-    ("front_matter", "  topics: [矩阵运算]", "  topics: []", "topics must name"),
+    ("front_matter", "  topics: [矩阵运算]\n", "", "topics must name"),
     ("front_matter", "  topics: [矩阵运算]", "  topics: [矩阵]", "'矩阵' is no topic"),
     ("front_matter", "  topics: [矩阵运算]", '  topics: ["9.9 矩阵运算"]', "is no topic or tool of section 9.9"),
     ("front_matter", "task: 实现矩阵运算库", "task: 实现", "is no practice task"),

@@ -317,8 +317,8 @@ def front_matter(lesson: Lesson) -> list[str]:
         say(f"the file's name must be {expected}, then words in lower case joined by _.")
     if not re.search(r"[\u4e00-\u9fff]", lesson.title_zh):
         say("title_zh must be the Chinese title.")
-    if not lesson.topics and not facts.get("tools") and not lesson.is_lab:
-        say("topics must name what the day covers of the plan.")
+    if facts.get("topics") is None and not facts.get("tools") and not lesson.is_lab:
+        say("topics must name what the day covers of the plan; [] where the plan has nothing of it.")
     return problems + _agrees_with_plan(lesson)
 
 
