@@ -159,28 +159,144 @@ class Transformer(nn.Module):
         that says ``norm`` if ``norm_first`` or the final norms do. Nothing is changed
         then.
         """
-        blocks = [*body.encoder.layers, *body.decoder.layers]
-        ours = len(self.encoder), len(self.decoder)
-        if ours != (len(body.encoder.layers), len(body.decoder.layers)):
-            raise ValueError(f"{ours} layers here, another number there")
-        first = any(block.norm_first for block in blocks)
-        norms = {"encoder_norm": body.encoder.norm, "decoder_norm": body.decoder.norm}
-        for name, norm in norms.items():
-            if (norm is None) != isinstance(getattr(self, name), nn.Identity):
-                raise ValueError(f"a final norm, {name}, on one side only")
-        if any(block.norm_first != first for block in self.encoder):
-            raise ValueError(f"norm_first is {first} there, and not here")
+        sides = (
+            (self.encoder, self.encoder_norm, body.encoder),
+            (self.decoder, self.decoder_norm, body.decoder),
+        )
+        for blocks, norm, side in sides:
+            if len(blocks) != len(side.layers):
+                raise ValueError(f"{len(blocks)} layers here, {len(side.layers)} there")
+            if isinstance(norm, nn.Identity) != (side.norm is None):
+                raise ValueError("a final norm on one side only")
+        for block, layer in zip(self.decoder, body.decoder.layers):
+            block.load_torch(layer)  # refuses another norm_first
         for block, layer in zip(self.encoder, body.encoder.layers):
             block.attention.load_packed(layer.self_attn.state_dict())
-            block.feed_forward.up.load_state_dict(layer.linear1.state_dict())
-            block.feed_forward.down.load_state_dict(layer.linear2.state_dict())
-            block.norm1.load_state_dict(layer.norm1.state_dict())
-            block.norm2.load_state_dict(layer.norm2.state_dict())
-        for block, layer in zip(self.decoder, body.decoder.layers):
-            block.load_torch(layer)
-        for name, norm in norms.items():
-            if norm is not None:
-                getattr(self, name).load_state_dict(norm.state_dict())
+            for ours, theirs in (
+                (block.feed_forward.up, layer.linear1),
+                (block.feed_forward.down, layer.linear2),
+                (block.norm1, layer.norm1),
+                (block.norm2, layer.norm2),
+            ):
+                ours.load_state_dict(theirs.state_dict())
+        for _, norm, side in sides:
+            if side.norm is not None:
+                norm.load_state_dict(side.norm.state_dict())
+
+
+known_mistakes(
+    Transformer,
+    (
+        "table(ids) * math.sqrt(table.embedding_dim)",
+        "table(ids)",
+        "the embeddings are not multiplied by the root of d_model: the positions drown them",
+    ),
+    (
+        "        x = table(ids) * math.sqrt(table.embedding_dim)\n        positions = sinusoidal(ids.shape[1], table.embedding_dim)\n        return self.dropout(x + positions.to(x))",
+        "        x = table(ids)\n        positions = sinusoidal(ids.shape[1], table.embedding_dim)\n        return self.dropout((x + positions.to(x)) * math.sqrt(table.embedding_dim))",
+        "the positions are multiplied by the root of d_model, too; only the embeddings are",
+    ),
+    (
+        "x + positions.to(x)",
+        "x + positions",
+        "the positions stay float32: a model in bfloat16 is turned into one of float32",
+    ),
+    (
+        "x + positions.to(x)",
+        "x",
+        "no positions are added: the encoder cannot tell one order of the source from another",
+    ),
+    (
+        "            nn.init.normal_(table.weight, std=d_model**-0.5)\n",
+        "            pass\n",
+        "the tables keep PyTorch's standard deviation of 1; times the root of d_model, the tokens drown the positions",
+    ),
+    (
+        "self.dropout(x + positions.to(x))",
+        "x + positions.to(x)",
+        "there is no dropout on the sum of embedding and position",
+    ),
+    (
+        "self.dropout(x + positions.to(x))",
+        "nn.functional.dropout(x + positions.to(x), self.dropout.p)",
+        "embeddings are dropped in evaluation, too",
+    ),
+    (
+        "nn.ModuleList(\n            EncoderBlock(*sizes, **common) for _ in range(encoder_layers)\n        )",
+        "nn.ModuleList([EncoderBlock(*sizes, **common)] * encoder_layers)",
+        "one block stands in the list several times: all layers share their weights",
+    ),
+    (
+        'common = {"kind": kind, "dropout": dropout, "norm_first": norm_first}',
+        'common = {"kind": kind, "dropout": dropout}',
+        "norm_first is not handed on: the blocks of the two sides have different defaults",
+    ),
+    (
+        'common = {"kind": kind, "dropout": dropout, "norm_first": norm_first}',
+        'common = {"kind": kind, "norm_first": norm_first}',
+        "dropout is not handed on to the blocks",
+    ),
+    (
+        "        final_norm = norm_first if final_norm is None else final_norm\n",
+        "        final_norm = final_norm is not False\n",
+        "a model with the norm after each addition gets final norms unasked",
+    ),
+    (
+        "mask = source_mask[:, None]  # (B, 1, n): the same for all queries",
+        "mask = source_mask",
+        "a mask (B, n) is read as one of queries and keys: put an axis for the queries between the two",
+    ),
+    (
+        "mask = source_mask[:, None]  # (B, 1, n): the same for all queries",
+        "mask = ~source_mask[:, None]",
+        "the mask is turned around: True is where there is a token",
+    ),
+    (
+        "            x = block(x, mask=mask)",
+        "            x = block(x)",
+        "the encoder looks at the padding: source_mask is not used there",
+    ),
+    (
+        "            x = block(x, mask=mask)",
+        "            x = block(x, mask=mask, causal=True)",
+        "the encoder is causal; it may look at the whole source",
+    ),
+    (
+        "block(x, memory, memory_mask=source_mask)",
+        "block(x, memory)",
+        "the decoder looks at the padding of the source: cross-attention needs the mask as well",
+    ),
+    (
+        "self.encode(source, source_mask), source_mask)",
+        "self.encode(source, source_mask))",
+        "forward uses the mask in the encoder only",
+    ),
+    (
+        "        return self.encoder_norm(x)",
+        "        return x",
+        "the memory is not normalized: with norm_first the sum of all blocks has any size",
+    ),
+    (
+        "self.output(self.decoder_norm(x))",
+        "self.output(x)",
+        "the decoder's final norm is made and not used",
+    ),
+    (
+        "self.output(self.decoder_norm(x))",
+        "self.output(self.decoder_norm(x)).log_softmax(dim=-1)",
+        "probabilities or their logarithms come back; logits are asked for",
+    ),
+    (
+        "self.embed(target_in, self.target_embedding)",
+        "self.embed(target_in, self.source_embedding)",
+        "the target is looked up in the source's table",
+    ),
+    (
+        "            if source_mask.dtype != torch.bool or source_mask.shape != source.shape:\n",
+        "            if False:\n",
+        "a mask of another shape or dtype is not refused with a ValueError",
+    ),
+)
 
 
 def parameter_count(
@@ -247,6 +363,86 @@ def parameter_count(
     }
 
 
+known_mistakes(
+    parameter_count,
+    (
+        "4 * (d_model * d_model + d_model)",
+        "4 * d_model * d_model",
+        "the biases of the four projections are not counted",
+    ),
+    (
+        "4 * (d_model * d_model + d_model)",
+        "heads * 4 * (d_model * d_model + d_model)",
+        "the heads share the width: their number changes no count",
+    ),
+    (
+        "4 * (d_model * d_model + d_model)",
+        "3 * (d_model * d_model + d_model)",
+        "attention has a fourth projection, of its output",
+    ),
+    (
+        "+ d_ff * d_model + d_model",
+        "+ d_ff * d_model",
+        "the second layer of the feed-forward network has a bias",
+    ),
+    (
+        "into * (d_model * d_ff + d_ff)",
+        "into * d_model * d_ff + d_ff",
+        "the gate of swiglu has a bias of its own",
+    ),
+    (
+        '2 if kind == "swiglu" else 1',
+        "1",
+        "swiglu has a third matrix, its gate",
+    ),
+    (
+        "    norm = 2 * d_model\n",
+        "    norm = d_model\n",
+        "a norm has a weight and a bias",
+    ),
+    (
+        "(3 * decoder_layers + final) * norm",
+        "(2 * decoder_layers + final) * norm",
+        "a decoder block has three norms, one for each of its parts",
+    ),
+    (
+        "final = norm_first if final_norm is None else final_norm",
+        "final = True",
+        "without norm_first there are no final norms, unless they are asked for",
+    ),
+    (
+        '(target_table if tied == "none" else 0) + target_vocabulary',
+        'target_table + target_vocabulary if tied == "none" else 0',
+        "the bias of the output layer stays when its weight is shared",
+    ),
+    (
+        '(target_table if tied == "none" else 0) + target_vocabulary',
+        "target_table + target_vocabulary",
+        "a shared table is counted again in the output layer",
+    ),
+    (
+        '"target_embedding": 0 if tied == "all" else target_table',
+        '"target_embedding": 0 if tied != "none" else target_table',
+        "with the output tied, the target table still counts once, as the target embedding",
+    ),
+    (
+        '    if tied == "all" and source_vocabulary != target_vocabulary:\n',
+        "    if False:\n",
+        "two vocabularies of different sizes cannot share a table: that must be a ValueError",
+    ),
+    (
+        '    if kind not in ("relu", "gelu", "swiglu"):\n',
+        "    if False:\n",
+        "an unknown kind is not refused with a ValueError",
+    ),
+    (
+        '    if tied not in ("none", "output", "all"):\n',
+        "    if False:\n",
+        "an unknown word for tied is not refused with a ValueError",
+    ),
+)
+
+
 def tie_embeddings(model: Transformer, *, all_three: bool = False) -> int:
     """Let the target embedding and the output layer share one table of weights.
 
@@ -278,3 +474,53 @@ def tie_embeddings(model: Transformer, *, all_three: bool = False) -> int:
     if all_three:
         model.source_embedding.weight = table
     return before - sum(weight.numel() for weight in model.parameters())
+
+
+known_mistakes(
+    tie_embeddings,
+    (
+        "    model.output.weight = table\n",
+        "    model.output.weight.data.copy_(table.data)\n",
+        "the numbers are copied: after one step of training the two tables differ",
+    ),
+    (
+        "    model.output.weight = table\n",
+        "    model.output.weight.data = table.data\n",
+        "two parameters on one memory: an optimizer would step it twice, each time with half of the gradient",
+    ),
+    (
+        "    model.output.weight = table\n",
+        "    model.target_embedding.weight = model.output.weight\n",
+        "the output's table has survived; it was drawn for another purpose, and the target embedding's is to stay",
+    ),
+    (
+        "    model.output.weight = table\n",
+        "    model.output.weight = table\n    model.output.bias = None\n",
+        "the output's bias is gone; only the weight is shared",
+    ),
+    (
+        "    if all_three:\n        model.source_embedding.weight = table\n",
+        "    if len(model.source_embedding.weight) == len(table):\n        model.source_embedding.weight = table\n",
+        "equal sizes do not make one vocabulary: all three are tied only if that is asked for",
+    ),
+    (
+        "        model.source_embedding.weight = table\n",
+        "        pass\n",
+        "the source embedding is not tied although all three were asked for",
+    ),
+    (
+        "return before - sum(weight.numel() for weight in model.parameters())",
+        "return table.numel()",
+        "the count is wrong where all three are tied, and where the model was tied before",
+    ),
+    (
+        "    if all_three and model.source_embedding.weight.shape != table.shape:\n",
+        "    if False:\n",
+        "tables of different sizes are not refused with a ValueError",
+    ),
+    (
+        "    if all_three and model.source_embedding.weight.shape != table.shape:\n        sizes = model.source_embedding.num_embeddings, len(table)\n        raise ValueError(f\"vocabularies of {sizes} tokens cannot share a table\")\n    before = sum(weight.numel() for weight in model.parameters())\n    model.output.weight = table\n",
+        "    before = sum(weight.numel() for weight in model.parameters())\n    model.output.weight = table\n    if all_three and model.source_embedding.weight.shape != table.shape:\n        raise ValueError(\"vocabularies\")\n",
+        "the output was tied before the error: nothing may be changed then",
+    ),
+)
