@@ -31,8 +31,8 @@ class Transformer(nn.Module):
     ``output``
         ``nn.Linear`` from ``d_model`` to the logits of ``target_vocabulary``.
 
-    Source: Vaswani et al. 2017, "Attention Is All You Need", sec. 3; with ``norm_first``
-    as in Day 41.
+    Source: Vaswani et al. 2017, "Attention Is All You Need", sec. 3; ``norm_first``,
+    Day 41.
     """
 
     def __init__(
@@ -308,6 +308,7 @@ def parameter_count(
     d_ff: int,
     encoder_layers: int,
     decoder_layers: int,
+    # equivalent `dropout: float = 1.0` `dropout: float = -1.0`: not used
     dropout: float = 0.0,
     norm_first: bool = True,
     kind: str = "relu",
@@ -322,8 +323,8 @@ def parameter_count(
         What ``Transformer`` takes. No number depends on ``heads`` and ``dropout``.
     tied:
         Which tables are one: "none"; "output", the target embedding and the weight of
-        ``output``; or "all", these and the source embedding. A table that several parts
-        share counts in the first of them, in the order below. ``output`` keeps its bias.
+        ``output``; or "all", these and the source embedding. A shared table counts in
+        the first of its parts, in the order below. ``output`` keeps its bias.
 
     Returns
     -------
@@ -341,9 +342,11 @@ def parameter_count(
         raise ValueError(f"kind is relu, gelu or swiglu, got {kind!r}")
     if tied not in ("none", "output", "all"):
         raise ValueError(f"tied is none, output or all, got {tied!r}")
+    # equivalent `if tied <= "all" and`: it is the first of the three words
     if tied == "all" and source_vocabulary != target_vocabulary:
         raise ValueError(f"vocabularies: {source_vocabulary}, {target_vocabulary}")
     attention = 4 * (d_model * d_model + d_model)
+    # equivalent `if kind >= "swiglu"`: it is the last of the three words
     into = 2 if kind == "swiglu" else 1  # up, and gate beside it
     feed_forward = into * (d_model * d_ff + d_ff) + d_ff * d_model + d_model
     norm = 2 * d_model
@@ -351,6 +354,7 @@ def parameter_count(
     target_table = target_vocabulary * d_model
     return {
         "source_embedding": source_vocabulary * d_model,
+        # equivalent `0 if tied <= "all"`: as above
         "target_embedding": 0 if tied == "all" else target_table,
         "encoder_attention": encoder_layers * attention,
         "encoder_feed_forward": encoder_layers * feed_forward,
@@ -449,8 +453,8 @@ def tie_embeddings(model: Transformer, *, all_three: bool = False) -> int:
     Parameters
     ----------
     model:
-        Changed in place: ``output.weight`` becomes ``target_embedding.weight``, the same
-        parameter and not a copy. What the output's table held is lost. Its bias stays.
+        Changed in place: ``output.weight`` becomes ``target_embedding.weight``, the
+        same parameter, no copy. What the output's table held is lost. Its bias stays.
         An optimizer must be made afterwards.
     all_three:
         If True, ``source_embedding.weight`` becomes that parameter, too. That has a
@@ -463,7 +467,8 @@ def tie_embeddings(model: Transformer, *, all_three: bool = False) -> int:
     Raises ValueError that says ``vocabular`` if all three are asked for and the source
     and the target table have different sizes. Nothing is changed then.
 
-    Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models".
+    Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language
+    Models".
     """
     table = model.target_embedding.weight
     if all_three and model.source_embedding.weight.shape != table.shape:
