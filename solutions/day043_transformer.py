@@ -203,6 +203,11 @@ known_mistakes(
     ),
     (
         "x + positions.to(x)",
+        "x + positions.to(x.dtype)",
+        "the positions stay on the CPU: with the model on another device the sum fails",
+    ),
+    (
+        "x + positions.to(x)",
         "x",
         "no positions are added: the encoder cannot tell one order of the source from another",
     ),
@@ -210,6 +215,11 @@ known_mistakes(
         "            nn.init.normal_(table.weight, std=d_model**-0.5)\n",
         "            pass\n",
         "the tables keep PyTorch's standard deviation of 1; times the root of d_model, the tokens drown the positions",
+    ),
+    (
+        "nn.init.normal_(table.weight, std=d_model**-0.5)",
+        "nn.init.uniform_(table.weight, -((3 / d_model) ** 0.5), (3 / d_model) ** 0.5)",
+        "the tables are drawn from a uniform distribution; a normal one is asked for",
     ),
     (
         "self.dropout(x + positions.to(x))",
@@ -492,6 +502,11 @@ known_mistakes(
         "    model.output.weight = table\n",
         "    model.output.weight.data = table.data\n",
         "two parameters on one memory: an optimizer would step it twice, each time with half of the gradient",
+    ),
+    (
+        "    model.output.weight = table\n",
+        "    table = nn.Parameter(table.detach().clone())\n    model.output.weight = model.target_embedding.weight = table\n",
+        "both modules hold a new parameter, a copy; they are to share the target embedding's own",
     ),
     (
         "    model.output.weight = table\n",
