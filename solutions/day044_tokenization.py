@@ -59,8 +59,9 @@ def train_bpe(text: str, vocabulary_size: int) -> list[tuple[bytes, bytes]]:
     often, the one with the smaller ids is merged, the left id compared first. There
     are ``vocabulary_size - 256`` merges, or fewer if no pair occurs twice any more.
 
-    Pairs are counted once, over the different words, each as often as its word occurs.
-    Afterwards a merge changes the counts of the pairs beside it, and no others.
+    Any two neighbors are a pair, so ``aaa`` holds the pair ``aa`` twice. Pairs are
+    counted once, over the different words, each as often as its word occurs. Afterwards
+    a merge changes the counts of the pairs beside it, and no others.
 
     Raises ValueError that says ``256`` if ``vocabulary_size`` is below it.
 
@@ -129,6 +130,11 @@ known_mistakes(
         "Counter(WORD.findall(text))",
         "Counter(text.split())",
         "words cut at white space lose it: no merge has a blank, and the endings and signs stick to words",
+    ),
+    (
+        "            counts[pair] += times[i]\n            places[pair].add(i)\n",
+        "            places[pair].add(i)\n        for pair in set(zip(word, word[1:])):\n            counts[pair] += times[i] * (len(word) - len(merge_pair(word, pair, -1)))\n",
+        "a run like `aaa` is counted as one pair; every two neighbors count, so it holds two",
     ),
     (
         "counts[pair] += times[i]",
@@ -216,7 +222,7 @@ def bpe_encode(
 
     Returns
     -------
-    Ids: 0 to 255 are bytes, 256 + i is what merge i makes.
+    A new list of ids: 0 to 255 are bytes, 256 + i is what merge i makes.
 
     Source: Sennrich et al. 2016, sec. 3.2; agrees with ``tokenizers.models.BPE``.
     """
@@ -290,6 +296,11 @@ known_mistakes(
         "cache = {} if cache is None else cache",
         "cache = cache or {}",
         "an empty dictionary counts as false: the caller's cache is never filled",
+    ),
+    (
+        "        ids += cache[word]\n",
+        "        ids = ids + cache[word] if ids else cache[word]\n",
+        "the list in the cache is handed out as the result: who changes the one changes the other",
     ),
     (
         "cache = {} if cache is None else cache",
@@ -431,6 +442,11 @@ known_mistakes(
         "score = best[start] + log_probs",
         "score = log_probs",
         "only the last piece is scored: what stands before it counts too",
+    ),
+    (
+        "range(max(0, end - longest), end)",
+        "range(end)",
+        "every place before is tried as the beginning; no piece is longer than the longest, and the steps grow as the square of n",
     ),
     (
         "longest = max(map(len, log_probs), default=0)",
