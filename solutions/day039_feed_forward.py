@@ -395,4 +395,9 @@ known_mistakes(
         "    if True:\n",
         "the results are not detached: they keep the whole computation in memory",
     ),
+    (
+        "    with torch.no_grad():\n        fired = feed_forward.hidden(inputs)[:, chosen].T  # (c, N)\n        favored = feed_forward.down.weight[:, chosen].T @ unembedding.T  # (c, V)\n",
+        "    fired = feed_forward.hidden(inputs)[:, chosen].T.detach()  # (c, N)\n    favored = feed_forward.down.weight.detach()[:, chosen].T @ unembedding.T\n",
+        "the unembedding may be learned too: its products must be detached as well",
+    ),
 )
