@@ -84,7 +84,10 @@ def grad_norm_by_layer(
         runs = [len(outputs) for outputs in caught]
         raise ValueError(f"each layer must run once, these ran {runs} times")
     flat = [tensor for tensors in caught for tensor in tensors]
-    grads = torch.autograd.grad(value, flat, materialize_grads=True) if flat else ()
+    if flat and value.requires_grad:
+        grads = torch.autograd.grad(value, flat, materialize_grads=True)
+    else:  # nothing to ask for, or nothing that the loss depends on
+        grads = tuple(torch.zeros_like(tensor) for tensor in flat)
     squares = iter([grad.double().square().sum() for grad in grads])
     norms = [sum(next(squares) for _ in tensors) ** 0.5 for tensors in caught]
     return torch.tensor(norms, dtype=torch.float64)
@@ -123,14 +126,19 @@ known_mistakes(
         "if the loss raises an error, the hooks are left behind: remove them in a finally",
     ),
     (
-        "    grads = torch.autograd.grad(value, flat, materialize_grads=True) if flat else ()\n",
-        "    for tensor in flat:\n        tensor.retain_grad()\n    value.backward()\n    grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in flat]\n",
+        "        grads = torch.autograd.grad(value, flat, materialize_grads=True)\n",
+        "        for tensor in flat:\n            tensor.retain_grad()\n        value.backward()\n        grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in flat]\n",
         "backward() adds to the grad of every parameter; the caller's next step would use it",
     ),
     (
         "            if not first.requires_grad:  # everything before it is frozen\n                first.requires_grad_()\n",
         "",
         "where all parameters are frozen, outputs require no gradient, and you never ask for one",
+    ),
+    (
+        "    if flat and value.requires_grad:\n",
+        "    if flat:\n",
+        "autograd refuses a loss that requires no gradient; here it depends on no layer, so every norm is 0",
     ),
     (
         "first = output[0] if isinstance(output, tuple) else output",
@@ -274,6 +282,11 @@ known_mistakes(
         "LayerNorm divides by the biased variance, over d_model and not d_model - 1",
     ),
     (
+        "(variance + norm.eps) ** -0.5",
+        "(variance.detach() + norm.eps) ** -0.5",
+        "the deviation is shared by the parts, but it is no constant: gradients flow through it too",
+    ),
+    (
         "torch.cat([scaled[:1] + norm.bias, scaled[1:]])",
         "scaled + norm.bias",
         "the norm's bias is added in every row; it enters the logits once",
@@ -368,6 +381,16 @@ known_mistakes(
         "writers[f\"{prefix}down\"] = module.down",
         "writers[f\"{prefix}up\"] = module.up",
         "the first layer of the network writes into its hidden layer; down writes into the stream",
+    ),
+    (
+        "isinstance(module, MultiHeadAttention)",
+        'hasattr(module, "output")',
+        "another module has an output too, such as a model's head: go by the type of the part",
+    ),
+    (
+        "isinstance(module, FeedForward)",
+        'hasattr(module, "down")',
+        "another module has a down too: go by the type of the part, not by names",
     ),
     (
         "model.named_modules():",
