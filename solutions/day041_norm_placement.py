@@ -499,6 +499,11 @@ known_mistakes(
         "a run whose loss is not finite goes on, and NaN compares as not failed",
     ),
     (
+        "if not math.isfinite(loss.item()):",
+        "if math.isnan(loss.item()):",
+        "a loss may overflow to inf as well: the run ends at the first that is NaN or inf",
+    ),
+    (
         "return losses + [math.inf] * (steps - len(losses))",
         "return losses + [math.nan] * (steps - len(losses))",
         "the missing losses are NaN: no comparison with NaN is true, so the run counts as trained",
