@@ -248,9 +248,19 @@ known_mistakes(
         "weights are dropped in evaluation too",
     ),
     (
+        "            dropout=attention.dropout if self.training else 0.0,\n",
+        "",
+        "no weight is ever dropped: scaled_dot_product_attention drops only what its argument dropout says",
+    ),
+    (
         "        mixtures = mixtures * attention.head_gate[..., None, None]\n",
         "",
         "the gate of the heads is not used",
+    ),
+    (
+        "        mixtures = mixtures * attention.head_gate[..., None, None]\n        return attention.output(merge_heads(mixtures)), weights",
+        "        gates = attention.head_gate[..., None, None]\n        return attention.output(merge_heads(mixtures * gates)), weights * gates",
+        "the weights are returned times the gates; they are asked for before dropout and gate",
     ),
     (
         "return attention.output(merge_heads(mixtures)), weights",
@@ -420,6 +430,11 @@ known_mistakes(
         "FeedForward(d_model, d_ff, kind=kind, dropout=dropout)",
         "FeedForward(d_model, d_ff, dropout=dropout)",
         "kind is not handed on: every block has ReLU",
+    ),
+    (
+        "looks = MultiHeadAttention(d_model, heads, dropout=dropout)",
+        "looks = MultiHeadAttention(d_model, heads)",
+        "dropout is not handed on to the self-attention: its weights are never dropped",
     ),
     (
         "self.feed_forward = wrap(d_model, thinks, dropout=dropout)",
