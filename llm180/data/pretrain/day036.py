@@ -23,10 +23,10 @@ STEPS = 600
 TESTED = 16_000  # characters
 
 
-def texts() -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids of five novels, and of the beginning of the last twelve chapters of the sixth."""
+def texts(tested: int = TESTED) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids of five novels, and of the first ``tested`` characters of the last twelve chapters of the sixth."""
     split = austen_split()
-    train, test = encode(split.train), encode("\n".join(split.test))[:TESTED]
+    train, test = encode(split.train), encode("\n".join(split.test))[:tested]
     return torch.from_numpy(train), torch.from_numpy(test)
 
 

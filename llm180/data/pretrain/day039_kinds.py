@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm180.data.pretrain import save
+from llm180.data.pretrain import day036, save
 from llm180.data.pretrain.day039 import windows
-from solutions.day024_ngram import ALPHABET, austen_split, encode
+from solutions.day024_ngram import ALPHABET
 from solutions.day039_feed_forward import EncoderBlock
 
 WIDTH, HEADS, HIDDEN, LAYERS, LENGTH = 32, 4, 128, 2, 32
@@ -32,9 +32,7 @@ TESTED = 32_000  # characters
 
 def texts() -> tuple[Tensor, Tensor]:
     """Ids of five novels, and of the beginning of the last twelve chapters of the sixth."""
-    split = austen_split()
-    train, test = encode(split.train), encode("\n".join(split.test))[: TESTED + 1]
-    return torch.from_numpy(train), torch.from_numpy(test)
+    return day036.texts(TESTED + 1)
 
 
 class CharModel(nn.Module):
